@@ -1,0 +1,105 @@
+"""What every decoder is: features to a latent once, the latent to colours at any coordinate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from lmf import grid
+
+Skip = Literal["none", "bilinear"]
+
+
+@dataclass(frozen=True)
+class Latent:
+    """All that a decoder keeps of a batch of images; subclasses add their maps, channels-last.
+
+    Attributes:
+        size: (h, w) of the latent grid.
+        image: the network input (B, 3, h, w) where the bilinear skip is on, else None.
+    """
+
+    size: grid.Size
+    image: Tensor | None
+
+
+class Decoder(nn.Module):
+    """A continuous image representation.
+
+    Subclasses define `latent` and `decode`. Nothing is remembered between the two calls.
+
+    Args:
+        in_channels: width C of the encoder's features.
+        skip: ``"bilinear"`` adds the network input, sampled bilinearly, to every prediction.
+        clip_scale: the largest scale of training: above it the cell stays that of this scale (cell clipping,
+            LTE section 3.4). None: never clipped.
+    """
+
+    def __init__(self, in_channels: int, skip: Skip = "none", clip_scale: float | None = None) -> None:
+        super().__init__()
+        if skip not in get_args(Skip):
+            raise ValueError(f"skip must be one of {get_args(Skip)}, got {skip!r}")
+        self.in_channels = in_channels
+        self.skip = skip
+        self.clip_scale = clip_scale
+
+    def cell(self, target: grid.Grid, size: grid.Size, batch: int, device: torch.device) -> Tensor:
+        """The cell (``batch``, 2) to decode ``target`` with, clipped where the method does so.
+
+        Args:
+            target: the output pixels.
+            size: (h, w) of the latent grid.
+        """
+        cell = torch.tensor([target.cell], device=device)
+        if self.clip_scale is not None:
+            cell = grid.clip_cell(cell, size, self.clip_scale)
+        return cell.expand(batch, 2)
+
+    def latent(self, feat: Tensor, image: Tensor, cell: Tensor) -> Latent:
+        """All work that is done once per LR pixel.
+
+        Args:
+            feat: (B, C, h, w) from the encoder.
+            image: (B, 3, h, w) network input in [-1, 1].
+            cell: (B, 2) size of an output pixel in [-1, 1] units.
+        """
+        raise TypeError(f"{type(self).__name__} does not define latent(feat, image, cell)")
+
+    def decode(self, latent: Any, coord: Tensor, cell: Tensor) -> Tensor:
+        """Prediction (B, Q, 3) at ``coord`` (B, Q, 2) without the bilinear skip."""
+        raise TypeError(f"{type(self).__name__} does not define decode(latent, coord, cell)")
+
+    def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
+        """Colours (B, Q, 3) in network units [-1, 1], not clamped.
+
+        Args:
+            latent: from `latent`.
+            coord: (B, Q, 2) as (y, x) in [-1, 1].
+            cell: (B, 2) size of an output pixel in the same units.
+        """
+        rgb = self.decode(latent, coord, cell)
+        if latent.image is not None:
+            rgb = rgb + grid.bilinear(latent.image, coord)
+        return rgb
+
+    def skip_image(self, image: Tensor) -> Tensor | None:
+        return image if self.skip == "bilinear" else None
+
+
+class MLP(nn.Module):
+    """Linear + ReLU for each hidden width, then Linear, over the last dimension."""
+
+    def __init__(self, in_dim: int, hidden: Sequence[int], out_dim: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers += [nn.Linear(in_dim, width), nn.ReLU()]
+            in_dim = width
+        self.layers = nn.Sequential(*layers, nn.Linear(in_dim, out_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)

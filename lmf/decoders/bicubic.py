@@ -1,0 +1,53 @@
+"""Bicubic interpolation (Keys, a = -0.5), continuous and without a network: the baseline of every table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lmf import grid
+from lmf.decoders.base import Decoder, Latent
+
+_A = -0.5
+
+
+@dataclass(frozen=True)
+class ImageLatent(Latent):
+    pixels: Tensor  # (B, h, w, 3)
+
+
+class Bicubic(Decoder):
+    """Samples the image itself; goes with the `Identity` encoder. Above x1 it is PIL's and MATLAB's bicubic
+    (border repeated); below x1 it does not low-pass, as no point sampler can."""
+
+    def __init__(self, in_channels: int = 3) -> None:
+        super().__init__(in_channels)
+
+    def latent(self, feat: Tensor, image: Tensor, cell: Tensor) -> ImageLatent:
+        h, w = image.shape[-2:]
+        return ImageLatent((h, w), None, image.permute(0, 2, 3, 1))
+
+    def decode(self, latent: ImageLatent, coord: Tensor, cell: Tensor) -> Tensor:
+        h, w = latent.size
+        position = ((coord + 1) * coord.new_tensor(latent.size) - 1) / 2  # pixel units, centre of pixel i at i
+        base = position.floor()
+        weight_y, weight_x = cubic_weights(position - base).unbind(-2)  # each (B, Q, 4)
+        base = base.long()
+        rgb: Tensor | float = 0.0
+        for i in range(4):
+            y = (base[..., 0] + i - 1).clamp(0, h - 1)
+            for j in range(4):
+                x = (base[..., 1] + j - 1).clamp(0, w - 1)
+                weight = (weight_y[..., i] * weight_x[..., j])[..., None]
+                rgb = rgb + weight * grid.take(latent.pixels, y * w + x)
+        return torch.as_tensor(rgb)
+
+
+def cubic_weights(fraction: Tensor) -> Tensor:
+    """Keys' kernel at the four taps -1, 0, 1, 2 around a point ``fraction`` (...) past tap 0: (..., 4)."""
+    d = (fraction[..., None] - torch.arange(-1, 3, device=fraction.device)).abs()
+    near = ((_A + 2) * d - (_A + 3)) * d * d + 1
+    far = _A * (((d - 5) * d + 8) * d - 4)
+    return torch.where(d <= 1, near, far)

@@ -1,0 +1,62 @@
+"""LM-LIIF: LIIF as a latent modulated function (He & Jin, CVPR 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmf import grid
+from lmf.decoders.base import MLP, Skip
+from lmf.decoders.modulation import LMFDecoder, ModulatedLatent, ModulatedMLP
+
+
+class LMLIIF(LMFDecoder):
+    """Hypernetwork on unfolded features and cell; renderer on compressed latent, coordinate and cell.
+
+    Args:
+        in_channels: width C of the encoder's features.
+        width, depth: hidden width D and hidden layers L of the renderer.
+        hyper: hidden widths of the hypernetwork.
+        code_channels: size of the compressed latent the hypernetwork adds to its modulations. 0: none, the
+            renderer reads the encoder's features instead.
+        skip: ``"none"`` as published; ``"bilinear"`` learns far faster.
+        clip_scale: see `Decoder`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 64,
+        width: int = 16,
+        depth: int = 6,
+        hyper: Sequence[int] = (208,),
+        code_channels: int = 16,
+        skip: Skip = "none",
+        clip_scale: float | None = 4.0,
+    ) -> None:
+        super().__init__(in_channels, skip, clip_scale)
+        if not hyper:
+            raise ValueError("hyper needs at least one hidden width, got none")
+        self.code_channels = code_channels
+        self.imnet = ModulatedMLP((code_channels or in_channels) + 4, width, depth)
+        self.hypernet = MLP(9 * in_channels + 2, hyper, self.imnet.modulations + code_channels)
+
+    def latent(self, feat: Tensor, image: Tensor, cell: Tensor) -> ModulatedLatent:
+        h, w = feat.shape[-2:]
+        first, *rest = self.hypernet.layers
+        # A linear layer over 3 x 3 neighbourhoods is a convolution; the cell is one vector per image.
+        c = 9 * self.in_channels
+        x = F.conv2d(feat, first.weight[:, :c].unflatten(1, (-1, 3, 3)), padding=1)  # (B, n, h, w)
+        x = (
+            x.permute(0, 2, 3, 1)
+            + F.linear(grid.relative_cell(cell, (h, w)), first.weight[:, c:], first.bias)[:, None, None]
+        )
+        for layer in rest:
+            x = layer(x)  # (B, h, w, n)
+        code = x[..., self.imnet.modulations :] if self.code_channels else feat.permute(0, 2, 3, 1)
+        return ModulatedLatent((h, w), self.skip_image(image), x[..., : self.imnet.modulations], code)
+
+    def render_input(self, code: Tensor, rel: Tensor, rel_cell: Tensor) -> Tensor:
+        return torch.cat([code, rel, rel_cell], dim=-1)

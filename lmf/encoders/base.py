@@ -1,0 +1,24 @@
+"""What every encoder is: an image in network units to features at the same resolution."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Encoder(nn.Module):
+    """Maps an image (B, 3, h, w) in [-1, 1] to features (B, ``out_channels``, h, w).
+
+    ``multiple``: h and w must be multiples of it. `lmf.SRModel` pads (reflecting, bottom and right) and keeps
+    coordinates right, so that only those who call an encoder themselves need to care.
+    """
+
+    multiple: int = 1
+
+    def __init__(self, out_channels: int) -> None:
+        super().__init__()
+        if out_channels < 1:
+            raise ValueError(f"out_channels must be at least 1, got {out_channels}")
+        self.out_channels = out_channels
+
+    def forward(self, image: Tensor) -> Tensor:
+        raise TypeError(f"{type(self).__name__} does not define forward(image)")

@@ -1,0 +1,43 @@
+"""EDSR (Lim et al., 2017) without its upsampler."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lmf.encoders.base import Encoder
+
+
+class EDSR(Encoder):
+    """EDSR-baseline by default: 16 residual blocks of width 64, no normalisation, no mean shift.
+
+    Args:
+        out_channels: width C of the network and of its features.
+        blocks: number of residual blocks.
+        res_scale: factor on every residual branch (EDSR-large uses 0.1 with width 256, 32 blocks).
+    """
+
+    def __init__(self, out_channels: int = 64, blocks: int = 16, res_scale: float = 1.0) -> None:
+        super().__init__(out_channels)
+        c = out_channels
+        self.head = nn.Conv2d(3, c, 3, padding=1)
+        self.blocks = nn.ModuleList(ResidualBlock(c, res_scale) for _ in range(blocks))
+        self.tail = nn.Conv2d(c, c, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        head = self.head(image)  # (B, C, h, w)
+        x = head
+        for block in self.blocks:
+            x = block(x)
+        return self.tail(x) + head
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, width: int, res_scale: float) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.res_scale = res_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(x, self.conv2(self.conv1(x).relu()), alpha=self.res_scale)

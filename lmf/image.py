@@ -1,0 +1,7 @@
+"""Pictures in and out."""
+
+import torch
+
+
+def decompose(image):
+    raise NotImplementedError

@@ -1,0 +1,144 @@
+"""`SRModel`: an encoder, a decoder and a renderer make an image model of any scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from lmf import image as pictures
+from lmf.decoders.base import Decoder, Latent
+from lmf.encoders.base import Encoder
+from lmf.grid import Grid, Size
+from lmf.renderers import Dense, Renderer
+
+Image = TypeVar("Image")
+
+
+class SRModel(nn.Module):
+    """Arbitrary-scale super-resolution.
+
+    Args:
+        encoder: image to features.
+        decoder: features to colours at coordinates.
+        renderer: how whole pictures are made from a latent; `lmf.renderers.Dense` by default.
+    """
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, renderer: Renderer | None = None) -> None:
+        super().__init__()
+        if decoder.in_channels != encoder.out_channels:
+            raise ValueError(
+                f"{type(decoder).__name__} expects {decoder.in_channels} feature channels, "
+                f"{type(encoder).__name__} delivers {encoder.out_channels}"
+            )
+        self.encoder = encoder
+        self.decoder = decoder
+        self.renderer = renderer or Dense()
+        self.config: dict[str, Any] | None = None  # what `lmf.checkpoint.build` made it from; saved with weights
+
+    def forward(self, lr: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
+        """Colours at scattered coordinates.
+
+        Args:
+            lr: (B, 3, h, w) in network units [-1, 1].
+            coord: (B, Q, 2) as (y, x) in [-1, 1].
+            cell: (B, 2) size of an output pixel in the same units; the caller clips it if the method wants
+                that (`Decoder.cell`).
+
+        Returns:
+            (B, Q, 3) in network units, not clamped.
+        """
+        padded = self.pad(lr)
+        shrink = cell.new_tensor([n / p for n, p in zip(lr.shape[-2:], padded.shape[-2:], strict=True)])
+        if padded is not lr:
+            coord = (coord + 1) * shrink - 1
+            cell = cell * shrink
+        return self.decoder.query(self.latent(padded, cell), coord, cell)
+
+    def latent(self, image: Tensor, cell: Tensor) -> Latent:
+        """The latent of an ``image`` (B, 3, h, w) that `pad` has been over, for ``cell`` (B, 2)."""
+        return self.decoder.latent(self.encoder(image), image, cell)
+
+    def render(self, lr: Tensor, size: Size) -> Tensor:
+        """Whole pictures: ``lr`` (B, 3, h, w) in network units to (B, 3, H, W), not clamped."""
+        image = self.pad(lr)
+        target = self.target(lr.shape[-2:], size)
+        cell = self.decoder.cell(target, image.shape[-2:], len(image), image.device)
+        return self.renderer(self.decoder, self.latent(image, cell), target, cell)
+
+    def pad(self, lr: Tensor) -> Tensor:
+        """``lr`` reflected at the bottom and right up to a multiple of what the encoder wants."""
+        m = self.encoder.multiple
+        h, w = lr.shape[-2:]
+        if h % m == 0 and w % m == 0:
+            return lr
+        y = reflected(h, math.ceil(h / m) * m, lr.device)
+        x = reflected(w, math.ceil(w / m) * m, lr.device)
+        return lr[..., y[:, None], x]
+
+    def target(self, lr_size: Size, size: Size) -> Grid:
+        """The pixels of an enlargement to ``size``, in the coordinates of the padded image."""
+        m = self.encoder.multiple
+        cells = [n * math.ceil(k / m) * m / k for n, k in zip(size, lr_size, strict=True)]
+        return Grid((cells[0], cells[1]), (0, size[0]), (0, size[1]))
+
+    @torch.inference_mode()
+    def upscale(self, image: Image, *, scale: float | None = None, size: Size | None = None) -> Image:
+        """Enlarges (or reduces) a picture.
+
+        Args:
+            image: PIL image, numpy array (H, W[, C]) of uint8, uint16 or float in [0, 1], or float tensor
+                ([B,] C, H, W) in [0, 1]; C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGB + alpha.
+            scale: factor on both sides, any positive number; the output is rounded to whole pixels.
+            size: output (height, width) instead.
+
+        Returns:
+            The same kind of picture: type, depth, mode, alpha (resized bicubically beside the colours).
+
+        Raises:
+            ValueError: scale or size missing, both given, or not positive.
+            lmf.image.ImageError: a picture that cannot be understood.
+        """
+        colour, restore = pictures.decompose(image)
+        size = target_size(colour.shape[-2:], scale, size)
+        device = next((p.device for p in self.parameters()), colour.device)
+        with evaluating(self):
+            out = self.render(colour.to(device) * 2 - 1, size)
+        return restore((out / 2 + 0.5).clamp(0, 1))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """``model`` in evaluation mode; every submodule gets its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def target_size(lr_size: Size, scale: float | None, size: Size | None) -> Size:
+    """Output (H, W) from ``scale`` or ``size``, exactly one of which is given."""
+    if (scale is None) == (size is None):
+        raise ValueError(f"give either scale or size, got scale={scale}, size={size}")
+    if scale is not None:
+        if not (math.isfinite(scale) and scale > 0):
+            raise ValueError(f"scale must be a positive number, got {scale}")
+        return max(1, round(lr_size[0] * scale)), max(1, round(lr_size[1] * scale))
+    assert size is not None
+    if len(size) != 2 or any(n != int(n) or n < 1 for n in size):
+        raise ValueError(f"size must be (height, width), both whole and at least 1, got {size}")
+    return int(size[0]), int(size[1])
+
+
+def reflected(n: int, total: int, device: torch.device) -> Tensor:
+    """Indices 0 .. ``total`` - 1 reflected into 0 .. ``n`` - 1, the edge not repeated."""
+    period = max(1, 2 * (n - 1))
+    index = torch.arange(total, device=device) % period
+    return torch.where(index < n, index, period - index)
