@@ -142,6 +142,9 @@ def bilinear(image: Tensor, coord: Tensor) -> Tensor:
 
 
 def unfold(feat: Tensor) -> Tensor:
-    """3 x 3 neighbourhoods of ``feat`` (B, C, h, w), zero-padded: (B, h, w, 9 C), index 9 c + 3 dy + dx."""
+    """3 x 3 neighbourhoods of ``feat`` (B, C, h, w), zero-padded: (B, h, w, 9 C), index 9 c + 3 dy + dx.
+
+    Contiguous, so that `take` need not copy the map.
+    """
     b, c, h, w = feat.shape
-    return F.unfold(feat, 3, padding=1).view(b, 9 * c, h, w).permute(0, 2, 3, 1)
+    return F.unfold(feat, 3, padding=1).transpose(1, 2).reshape(b, h, w, 9 * c).contiguous()

@@ -1,7 +1,204 @@
-"""Pictures in and out."""
+"""Pictures in and out: files, PIL images, numpy arrays and tensors, of 8 or 16 bits, with or without alpha.
 
+Inside the package a picture is float32 (B, 3, H, W) in [0, 1]. `decompose` turns anything into that and gives
+the way back; `read` and `write` are the files. Colour profiles are not kept: numbers pass through as they are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image as PIL
+from torch import Tensor
+
+from lmf import codecs
+from lmf.codecs import ImageError
+
+__all__ = ["SUFFIXES", "ImageError", "decompose", "read", "read_size", "write", "write_bytes"]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm")
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what PIL's convert("L") uses
 
 
-def decompose(image):
-    raise NotImplementedError
+def decompose(image: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """Takes a picture apart into colours and the way back.
+
+    Args:
+        image: PIL image; numpy array (H, W[, C]) of uint8, uint16 or float in [0, 1]; or float tensor ([B,] C, H, W)
+            in [0, 1]. C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGB + alpha. PIL modes: RGB, L, RGBA, LA, I;16, F
+            come back as they are, I (of at most 65535) too; 1 comes back as L, P as RGB or RGBA, CMYK and YCbCr
+            as RGB.
+
+    Returns:
+        colour: float32 (B, 3, h, w) in [0, 1], on the device of the input; grey is replicated.
+        restore: takes (B, 3, H, W) in [0, 1] and gives the kind of picture that came in: type, depth, mode,
+            batch dimension, device. Grey is the luma (BT.601) of the colours; integers are rounded half up; alpha
+            is resized bicubically (antialiased) to (H, W).
+
+    Raises:
+        ImageError: another type, dtype, number of dimensions or channels; empty; NaN or outside [0, 1].
+    """
+    if isinstance(image, Tensor):
+        return _decompose_tensor(image)
+    if isinstance(image, np.ndarray):
+        return _decompose_array(image)
+    if isinstance(image, PIL.Image):
+        colour, restore = _decompose_array(codecs.from_pil(image))
+        return colour, lambda out: _to_pil(restore(out), image.mode)
+    raise ImageError(f"an image must be a PIL image, a numpy array or a torch tensor, got {type(image).__name__}")
+
+
+def read(path: str | Path) -> np.ndarray:
+    """The picture in a file: uint8 or uint16, (H, W) grey, or (H, W, C) with C = 2 grey + alpha, 3 RGB, 4 RGBA.
+
+    16-bit PNG and TIFF keep their depth; EXIF orientation is applied; palettes become RGB(A), CMYK becomes RGB.
+
+    Raises:
+        ImageError: naming the file, if it is missing, truncated, damaged, or no 8- or 16-bit picture.
+    """
+    array, orientation = _reading(codecs.decode, Path(path))
+    if array.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f"cannot read image {path}: it holds {array.dtype}, expected 8 or 16 bits a channel")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    return np.ascontiguousarray(_orient(array, orientation))
+
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of the picture `read` would give, from the header of the file alone.
+
+    Raises:
+        ImageError: naming the file, if it is missing or has no readable header.
+    """
+    (height, width), orientation = _reading(codecs.decode_header, Path(path))
+    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+
+
+def write(path: str | Path, array: np.ndarray, quality: int = 95) -> None:
+    """Writes uint8 or uint16 ``array`` (H, W[, C]), C = 1 .. 4, as PNG, TIFF, JPEG or WebP by the suffix of ``path``.
+
+    The file appears complete or not at all. ``quality`` (1 to 100) is for JPEG and WebP.
+
+    Raises:
+        ImageError: unknown suffix; alpha or 16 bits in a format without them; a file that cannot be written.
+    """
+    path = Path(path)
+    _check_array(array)
+    if not 1 <= quality <= 100:
+        raise ImageError(f"quality must be between 1 and 100, got {quality}")
+    try:
+        write_bytes(path, codecs.encode(path, array, quality))
+    except OSError as error:
+        raise ImageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a whole file under a temporary name beside it, then renames it; a failure leaves nothing behind."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+T = TypeVar("T")
+
+
+def _reading(decoder: Callable[[Path], T], path: Path) -> T:
+    try:
+        return decoder(path)
+    except FileNotFoundError:
+        raise ImageError(f"no such image: {path}") from None
+    except Exception as error:  # decoders raise all kinds: OSError, SyntaxError, struct.error, Exception
+        raise ImageError(f"cannot read image {path}: {error or type(error).__name__}") from error
+
+
+def _orient(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Undoes an EXIF orientation (1 to 8; anything else means upright)."""
+    if orientation in (5, 6, 7, 8):
+        array = array.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return array
+
+
+def _decompose_tensor(image: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    if not image.is_floating_point():
+        raise ImageError(f"a tensor image must be floating point in [0, 1], got {image.dtype}")
+    if image.ndim not in (3, 4) or image.shape[-3] not in (1, 2, 3, 4) or 0 in image.shape:
+        raise ImageError(f"a tensor image must be ([B,] C, H, W) with C = 1 to 4, got shape {tuple(image.shape)}")
+    planes = _in_range(image.detach().float())
+    batched, dtype = image.ndim == 4, image.dtype
+    colour, merge = _split(planes if batched else planes[None])
+
+    def restore(out: Tensor) -> Tensor:
+        merged = merge(out).to(dtype)
+        return merged if batched else merged[0]
+
+    return colour, restore
+
+
+def _decompose_array(array: np.ndarray) -> tuple[Tensor, Callable[[Tensor], np.ndarray]]:
+    _check_array(array, floating=True)
+    dtype, shape = array.dtype, array.shape
+    top = np.iinfo(dtype).max if dtype.kind == "u" else 1
+    planes = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32) / np.float32(top))
+    planes = _in_range(planes.reshape(*shape[:2], -1)).permute(2, 0, 1)[None]
+    colour, merge = _split(planes)
+
+    def restore(out: Tensor) -> np.ndarray:
+        merged = merge(out)[0].permute(1, 2, 0).numpy()  # (H, W, C)
+        if top > 1:
+            merged = np.floor(merged * top + 0.5)
+        return np.ascontiguousarray(merged.reshape(*merged.shape[:2], *shape[2:]).astype(dtype))
+
+    return colour, restore
+
+
+def _split(planes: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """``planes`` (B, C, h, w) to colours (B, 3, h, w), and from colours (B, 3, H, W) back to (B, C, H, W)."""
+    channels, device = planes.shape[1], planes.device
+    alpha = planes[:, -1:] if channels in (2, 4) else None
+    colour = planes[:, :3] if channels > 2 else planes[:, :1].expand(-1, 3, -1, -1)
+
+    def merge(out: Tensor) -> Tensor:
+        out = out.detach().to(device, torch.float32)
+        if channels < 3:
+            out = (out * out.new_tensor(_LUMA)[:, None, None]).sum(dim=1, keepdim=True)
+        if alpha is not None:
+            resized = F.interpolate(alpha, out.shape[-2:], mode="bicubic", antialias=True)
+            out = torch.cat([out, resized], dim=1)
+        return out.clamp(0, 1)
+
+    return colour, merge
+
+
+def _in_range(values: Tensor) -> Tensor:
+    low, high = (float(v) for v in values.aminmax())
+    if not (low >= 0 and high <= 1):  # also catches NaN
+        raise ImageError(f"floating-point images must be finite and in [0, 1], got values from {low:g} to {high:g}")
+    return values
+
+
+def _check_array(array: np.ndarray, floating: bool = False) -> None:
+    shape = array.shape
+    if array.ndim not in (2, 3) or 0 in shape or (array.ndim == 3 and shape[2] > 4):
+        raise ImageError(f"an image array must be (H, W) or (H, W, C) with C = 1 to 4, got shape {shape}")
+    if array.dtype not in (np.uint8, np.uint16) and not (floating and array.dtype.kind == "f"):
+        kinds = "uint8, uint16 or floating point in [0, 1]" if floating else "uint8 or uint16"
+        raise ImageError(f"an image array must be {kinds}, got {array.dtype}")
+
+
+def _to_pil(array: np.ndarray, mode: str) -> PIL.Image:
+    return PIL.fromarray(array.astype(np.int32) if mode == "I" else array)

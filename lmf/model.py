@@ -66,8 +66,8 @@ class SRModel(nn.Module):
     def render(self, lr: Tensor, size: Size) -> Tensor:
         """Whole pictures: ``lr`` (B, 3, h, w) in network units to (B, 3, H, W), not clamped."""
         image = self.pad(lr)
-        target = self.target(lr.shape[-2:], size)
-        cell = self.decoder.cell(target, image.shape[-2:], len(image), image.device)
+        target = self.target((lr.shape[-2], lr.shape[-1]), size)
+        cell = self.decoder.cell(target, (image.shape[-2], image.shape[-1]), len(image), image.device)
         return self.renderer(self.decoder, self.latent(image, cell), target, cell)
 
     def pad(self, lr: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class SRModel(nn.Module):
         size = target_size(colour.shape[-2:], scale, size)
         device = next((p.device for p in self.parameters()), colour.device)
         with evaluating(self):
-            out = self.render(colour.to(device) * 2 - 1, size)
+            out = self.render(colour.to(device) * 2 - 1, (size[0], size[1]))
         return restore((out / 2 + 0.5).clamp(0, 1))
 
 

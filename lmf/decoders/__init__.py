@@ -2,8 +2,31 @@
 
 from lmf.decoders.base import MLP, Decoder, Latent
 from lmf.decoders.bicubic import Bicubic
+from lmf.decoders.ciaosr import CiaoSR
+from lmf.decoders.diif import DIIF
 from lmf.decoders.liif import LIIF
+from lmf.decoders.lm_ciaosr import LMCiaoSR
 from lmf.decoders.lm_liif import LMLIIF
+from lmf.decoders.lm_lte import LMLTE
+from lmf.decoders.lte import LTE, LTEPlus
+from lmf.decoders.metasr import MetaSR
 from lmf.decoders.modulation import LMFDecoder, ModulatedLatent, ModulatedMLP
 
-__all__ = ["LIIF", "LMLIIF", "MLP", "Bicubic", "Decoder", "LMFDecoder", "Latent", "ModulatedLatent", "ModulatedMLP"]
+__all__ = [
+    "DIIF",
+    "LIIF",
+    "LMLIIF",
+    "LMLTE",
+    "LTE",
+    "MLP",
+    "Bicubic",
+    "CiaoSR",
+    "Decoder",
+    "LMCiaoSR",
+    "LMFDecoder",
+    "LTEPlus",
+    "Latent",
+    "MetaSR",
+    "ModulatedLatent",
+    "ModulatedMLP",
+]

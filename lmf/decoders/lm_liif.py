@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmf import grid
 from lmf.decoders.base import MLP, Skip
@@ -46,6 +46,7 @@ class LMLIIF(LMFDecoder):
     def latent(self, feat: Tensor, image: Tensor, cell: Tensor) -> ModulatedLatent:
         h, w = feat.shape[-2:]
         first, *rest = self.hypernet.layers
+        assert isinstance(first, nn.Linear)
         # A linear layer over 3 x 3 neighbourhoods is a convolution; the cell is one vector per image.
         c = 9 * self.in_channels
         x = F.conv2d(feat, first.weight[:, :c].unflatten(1, (-1, 3, 3)), padding=1)  # (B, n, h, w)

@@ -1,0 +1,40 @@
+# make train and make test do everything from a fresh clone: environment, dependencies, kernels, then the work.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup train test test-all check clean
+help:
+	@echo "make train     train LM-LIIF on bundled photographs (minutes); ARGS='schedule=paper data=div2k' for more"
+	@echo "make test      fast tests"
+	@echo "make test-all  slow and multi-process tests and the notebooks too"
+	@echo "make check     lint and types"
+	@echo "make setup     only the environment ($(VENV)) and the kernels"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); give PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(READY)
+
+train: setup
+	$(BIN)/python run.py experiment=lmf_edsr $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest -q -m "not slow and not ddp and not gpu" $(ARGS)
+
+test-all: setup
+	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q --nbmake notebooks
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

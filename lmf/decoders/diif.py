@@ -1,0 +1,142 @@
+"""DIIF: Dynamic Implicit Image Function for Efficient Arbitrary-Scale Image Representation (He & Jin,
+arXiv 2306.12321), built from the paper's description."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmf import grid
+from lmf.decoders.base import MLP, Decoder, Latent, Skip
+
+Slicing = Literal["linear", "constant"]
+
+_ROWS = 1 << 24  # more rows than float32 coordinates can tell apart
+_EDGE = 1e-3  # of a pixel
+
+
+@dataclass(frozen=True)
+class SliceLatent(Latent):
+    """Attributes:
+    hidden: (B, h, w, N). Constant order: what the fine layers read of the one slice of each latent. Linear
+        order: the features' share of the first coarse layer, to which each slice adds its coordinates.
+    """
+
+    hidden: Tensor
+
+
+class DIIF(Decoder):
+    """Pixels share most of an MLP: coarse layers run once per slice, fine layers once per pixel.
+
+    The pixels whose centres lie in one latent cell form a group. A group is cut into slices: its rows (linear
+    order, s slices at scale s) or not at all (constant order). Coarse layers see the latent and the first and
+    last pixel centre of the slice; fine layers see what the coarse ones made of it and the coordinate.
+
+    Which pixels there are follows from ``cell`` alone: the output grid starts at (-1, -1) and its pixels have
+    this size. A coordinate that is no pixel centre belongs to the pixel that contains it. So a query depends on
+    no other query, whether pictures are rendered whole, in bands or at scattered coordinates; and a cell must
+    never be clipped.
+
+    Args:
+        in_channels: width C of the features; they are unfolded to 9 C.
+        coarse: widths of the coarse layers.
+        fine: hidden widths of the fine layers.
+        slicing: ``"linear"`` or ``"constant"`` order.
+        skip: see `Decoder`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 64,
+        coarse: Sequence[int] = (256, 256, 256),
+        fine: Sequence[int] = (256,),
+        slicing: Slicing = "linear",
+        skip: Skip = "none",
+    ) -> None:
+        super().__init__(in_channels, skip, None)
+        if slicing not in get_args(Slicing):
+            raise ValueError(f"slicing must be one of {get_args(Slicing)}, got {slicing!r}")
+        if not coarse or not fine:
+            raise ValueError(f"coarse and fine need at least one width each, got {coarse} and {fine}")
+        self.slicing = slicing
+        self.coarse = MLP(9 * in_channels + 4, coarse[:-1], coarse[-1])
+        self.fine = MLP(coarse[-1] + 2, fine, 3)
+
+    def latent(self, feat: Tensor, image: Tensor, cell: Tensor) -> SliceLatent:
+        h, w = feat.shape[-2:]
+        first, c = self.coarse.layers[0], 9 * self.in_channels
+        # A linear layer over 3 x 3 neighbourhoods is a convolution.
+        x = F.conv2d(feat, first.weight[:, :c].unflatten(1, (-1, 3, 3)), first.bias, padding=1)
+        x = x.permute(0, 2, 3, 1).contiguous()  # (B, h, w, N)
+        if self.slicing == "constant":
+            index = torch.arange(h * w, device=feat.device).expand(len(feat), -1)
+            start, end = pixel_span(grid.latent_centre(index, (h, w)), cell[:, None], (h, w))  # (B, h w, 2)
+            x = self.slice_vector(x.flatten(1, 2), torch.cat([start, end], dim=-1)).unflatten(1, (h, w))
+        return SliceLatent((h, w), self.skip_image(image), x)
+
+    def slice_vector(self, x: Tensor, ends: Tensor) -> Tensor:
+        """What the fine layers read of a slice: their first layer before the coordinate is added.
+
+        Args:
+            x: (..., N) the features' share of the first coarse layer.
+            ends: (..., 4) first and last pixel centre of the slice, relative to the latent.
+        """
+        first, *rest = self.coarse.layers
+        x = x + F.linear(ends, first.weight[:, 9 * self.in_channels :])
+        for layer in rest:
+            x = layer(x)
+        first = self.fine.layers[0]
+        return F.linear(x.relu(), first.weight[:, :-2], first.bias)
+
+    def decode(self, latent: SliceLatent, coord: Tensor, cell: Tensor) -> Tensor:
+        index = grid.nearest(coord, latent.size)  # (B, Q)
+        centre = grid.latent_centre(index, latent.size)
+        size = coord.new_tensor(latent.size)
+        if self.slicing == "constant":
+            x = grid.take(latent.hidden, index)
+        else:
+            x = self.row_vectors(latent, index, coord, cell)
+        first, *rest = self.fine.layers
+        x = x + F.linear((coord - centre) * size, first.weight[:, -2:])
+        for layer in rest:
+            x = layer(x)
+        return x
+
+    def row_vectors(self, latent: SliceLatent, index: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
+        """`slice_vector` (B, Q, N) of each query's slice, computed once for each slice that occurs."""
+        b, h, w, _ = latent.hidden.shape
+        row = ((coord[..., 0] + 1) / cell[:, :1]).floor().clamp(0, _ROWS - 1)  # (B, Q), of the output grid
+        image = torch.arange(b, device=index.device)[:, None]
+        slices, inverse = ((image * (h * w) + index) * _ROWS + row.long()).unique(return_inverse=True)  # (S,), (B, Q)
+        place, row = slices // _ROWS, slices % _ROWS
+        image, centre = place // (h * w), grid.latent_centre(place % (h * w), (h, w))
+        start, end = pixel_span(centre, cell[image], (h, w))  # (S, 2)
+        y = ((row + 0.5) * cell[image, 0] - 1 - centre[:, 0]) * h
+        ends = torch.stack([y, start[:, 1], y, end[:, 1]], dim=-1)
+        vectors = self.slice_vector(latent.hidden.flatten(0, 2)[place], ends)  # (S, N)
+        return vectors[inverse]
+
+
+def pixel_span(centre: Tensor, cell: Tensor, size: grid.Size) -> tuple[Tensor, Tensor]:
+    """First and last pixel centre in latent cells, relative to these (a latent cell spans 2 units).
+
+    Args:
+        centre: (..., 2) centres of the latents.
+        cell: (..., 2) size of an output pixel.
+        size: (h, w) of the latent grid.
+
+    Returns:
+        Two tensors (..., 2), equal in a latent cell with less than two pixels along the axis.
+    """
+    n = centre.new_tensor(size)
+    # Index of the first pixel whose centre is not before an edge. A centre on the edge itself, give or take
+    # rounding, belongs to what follows.
+    first = ((centre - 1 / n + 1) / cell - 0.5 - _EDGE).ceil()
+    last = torch.maximum(((centre + 1 / n + 1) / cell - 0.5 - _EDGE).ceil() - 1, first)
+    start, end = ((i + 0.5) * cell - 1 for i in (first, last))
+    return (start - centre) * n, (end - centre) * n

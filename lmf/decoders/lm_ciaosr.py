@@ -1,0 +1,86 @@
+"""LM-CiaoSR: CiaoSR as a latent modulated function (He & Jin, CVPR 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lmf import grid
+from lmf.decoders.base import MLP, Skip
+from lmf.decoders.cross_scale import CrossScaleAttention
+from lmf.decoders.modulation import LMFDecoder, ModulatedLatent, ModulatedMLP
+
+
+class LMCiaoSR(LMFDecoder):
+    """Attention inside each latent's 3 x 3 neighbourhood, hypernetwork on what it yields, plain renderer.
+
+    Args:
+        in_channels: width C of the encoder's features; keys have 4 C numbers, values 5 C.
+        width, depth: hidden width D and hidden layers L of the renderer.
+        hyper: hidden widths of the hypernetwork.
+        prenet: hidden widths of the MLP that makes queries.
+        hidden_k, hidden_v: hidden widths of the MLPs on keys and on values.
+        code_channels: size of the compressed latent the hypernetwork adds to its modulations. 0: none, the
+            renderer reads the attention's 5 C numbers instead.
+        skip: ``"bilinear"``, in training as in evaluation.
+        clip_scale: see `Decoder`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 64,
+        width: int = 16,
+        depth: int = 8,
+        hyper: Sequence[int] = (288,),
+        prenet: Sequence[int] = (256,),
+        hidden_k: Sequence[int] = (256,),
+        hidden_v: Sequence[int] = (256,),
+        code_channels: int = 32,
+        skip: Skip = "bilinear",
+        clip_scale: float | None = 4.0,
+    ) -> None:
+        super().__init__(in_channels, skip, clip_scale)
+        key, value = 4 * in_channels, 5 * in_channels
+        self.code_channels = code_channels
+        self.cs_attn = CrossScaleAttention(in_channels)
+        self.imnet_k = MLP(key + 4, hidden_k, key)
+        self.imnet_v = MLP(value + 4, hidden_v, value)
+        self.prenet_q = MLP(9 * in_channels, prenet, key)
+        self.imnet = ModulatedMLP((code_channels or value) + 2, width, depth)
+        self.hypernet = MLP(value, hyper, self.imnet.modulations + code_channels)
+
+    def latent(self, feat: Tensor, image: Tensor, cell: Tensor) -> ModulatedLatent:
+        x = self.attend(feat, cell)
+        h, w = feat.shape[-2:]
+        modulation, code = self.hypernet(x).split((self.imnet.modulations, self.code_channels), dim=-1)
+        return ModulatedLatent((h, w), self.skip_image(image), modulation, code if self.code_channels else x)
+
+    def attend(self, feat: Tensor, cell: Tensor) -> Tensor:
+        """What CiaoSR's attention yields at each latent itself: (B, h, w, 5 C).
+
+        The released code views the unfolded features, laid out (C, 3, 3), as (3, 3, C), and takes its four
+        "2 x 2 neighbourhoods" from that. The published weights are trained on it, so it stays.
+        """
+        b, c, h, w = feat.shape
+        unfolded = grid.unfold(feat)  # (B, h, w, 9C)
+        query = self.prenet_q(unfolded)  # (B, h, w, 4C)
+        nonlocal_ = self.cs_attn(feat).permute(0, 2, 3, 1)
+        scrambled = unfolded.view(b, h, w, 3, 3, c)
+        rel_cell = grid.relative_cell(cell, (h, w))
+        scores, values = [], []
+        for dy, dx in grid.NEIGHBOURS:
+            top, left = int(dx > 0), int(dy > 0)
+            key = scrambled[..., top : top + 2, left : left + 2, :].flatten(3)  # (B, h, w, 4C)
+            rel = cell.new_tensor([-dy / h, -dx / w]).expand(b, 2)
+            place = torch.cat([rel, rel_cell], dim=-1)[:, None, None].expand(b, h, w, 4)
+            value = torch.cat([key, nonlocal_], dim=-1)
+            key = key * self.imnet_k(torch.cat([key, place], dim=-1))
+            scores.append((query * key).sum(dim=-1))
+            values.append(value * self.imnet_v(torch.cat([value, place], dim=-1)))  # (B, h, w, 5C)
+        attention = torch.stack(scores).softmax(dim=0)[..., None]  # (4, B, h, w, 1)
+        return sum((a * v for a, v in zip(attention, values, strict=True)), start=torch.zeros_like(values[0]))
+
+    def render_input(self, code: Tensor, rel: Tensor, rel_cell: Tensor) -> Tensor:
+        return torch.cat([code, rel], dim=-1)

@@ -1,0 +1,69 @@
+"""LM-LTE: LTE as a latent modulated function (He & Jin, CVPR 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lmf import grid
+from lmf.decoders.base import MLP, Skip
+from lmf.decoders.lte import by_axis, channels_last, fourier
+from lmf.decoders.modulation import LMFDecoder, ModulatedLatent, ModulatedMLP
+
+
+class LMLTE(LMFDecoder):
+    """Hypernetwork on Fourier features of the latent; renderer on Fourier features of the coordinate.
+
+    Args:
+        in_channels: width C of the encoder's features.
+        hidden_dim: number of amplitudes estimated from the features, even.
+        width, depth: hidden width D and hidden layers L of the renderer.
+        hyper: hidden widths of the hypernetwork.
+        code_channels: size of the compressed latent the hypernetwork adds to its modulations, a multiple of
+            4: half of it amplitudes, half frequencies. 0: none, the renderer reads the estimated amplitudes
+            and frequencies themselves.
+        skip, clip_scale: see `Decoder`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 64,
+        hidden_dim: int = 128,
+        width: int = 16,
+        depth: int = 8,
+        hyper: Sequence[int] = (288,),
+        code_channels: int = 32,
+        skip: Skip = "bilinear",
+        clip_scale: float | None = 4.0,
+    ) -> None:
+        super().__init__(in_channels, skip, clip_scale)
+        if hidden_dim < 2 or hidden_dim % 2:
+            raise ValueError(f"hidden_dim must be even and at least 2, got {hidden_dim}")
+        if code_channels < 0 or code_channels % 4:
+            raise ValueError(f"code_channels must be a multiple of 4, got {code_channels}")
+        self.code_channels = code_channels
+        self.coef = nn.Conv2d(in_channels, hidden_dim, 3, padding=1)
+        self.freq = nn.Conv2d(in_channels, hidden_dim, 3, padding=1)
+        self.phase = nn.Linear(2, hidden_dim // 2, bias=False)
+        if code_channels:
+            self.imphase = nn.Linear(2, code_channels // 4, bias=False)
+        self.imnet = ModulatedMLP(code_channels // 2 or hidden_dim, width, depth)
+        self.hypernet = MLP(hidden_dim, hyper, self.imnet.modulations + code_channels)
+
+    def latent(self, feat: Tensor, image: Tensor, cell: Tensor) -> ModulatedLatent:
+        h, w = feat.shape[-2:]
+        waves = channels_last(self.coef(feat), by_axis(self.freq(feat)))  # (B, h, w, 2 N)
+        phase = self.phase(grid.relative_cell(cell, (h, w)))[:, None, None]  # (B, 1, 1, N / 2)
+        # The latent as a whole, not a place in it: y and x frequencies count alike.
+        x = self.hypernet(fourier(waves, waves.new_ones(2), phase))
+        modulation, code = x.split((self.imnet.modulations, self.code_channels), dim=-1)
+        if self.code_channels:
+            coef, freq = code.chunk(2, dim=-1)
+            waves = torch.cat([coef, freq[..., ::2], freq[..., 1::2]], dim=-1)
+        return ModulatedLatent((h, w), self.skip_image(image), modulation, waves)
+
+    def render_input(self, code: Tensor, rel: Tensor, rel_cell: Tensor) -> Tensor:
+        phase = self.imphase if self.code_channels else self.phase
+        return fourier(code, rel, phase(rel_cell))

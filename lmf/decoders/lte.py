@@ -1,0 +1,101 @@
+"""LTE and LTE+: Local Texture Estimator for Implicit Representation Function (Lee & Jin, CVPR 2022)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lmf import grid
+from lmf.decoders.base import MLP, Decoder, Latent, Skip
+
+
+@dataclass(frozen=True)
+class FourierLatent(Latent):
+    """Attributes:
+    waves: (B, h, w, 2 N), N coefficients, then N / 2 frequencies along y, then N / 2 along x.
+    """
+
+    waves: Tensor
+
+
+class LTE(Decoder):
+    """An MLP on Fourier features whose amplitudes, frequencies and phases are estimated from the image.
+
+    Args:
+        in_channels: width C of the encoder's features.
+        hidden_dim: number N of amplitudes, even; half as many frequencies.
+        hidden: widths of the MLP.
+        skip, clip_scale: see `Decoder`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 64,
+        hidden_dim: int = 256,
+        hidden: Sequence[int] = (256, 256, 256),
+        skip: Skip = "bilinear",
+        clip_scale: float | None = 4.0,
+    ) -> None:
+        super().__init__(in_channels, skip, clip_scale)
+        if hidden_dim < 2 or hidden_dim % 2:
+            raise ValueError(f"hidden_dim must be even and at least 2, got {hidden_dim}")
+        self.coef = nn.Conv2d(in_channels, hidden_dim, 3, padding=1)
+        self.freq = nn.Conv2d(in_channels, hidden_dim, 3, padding=1)
+        self.phase = nn.Linear(2, hidden_dim // 2, bias=False)
+        self.imnet = MLP(hidden_dim, hidden, 3)
+
+    def latent(self, feat: Tensor, image: Tensor, cell: Tensor) -> FourierLatent:
+        h, w = feat.shape[-2:]
+        return FourierLatent((h, w), self.skip_image(image), self.waves(feat))
+
+    def waves(self, feat: Tensor) -> Tensor:
+        return channels_last(self.coef(feat), by_axis(self.freq(feat)))
+
+    def decode(self, latent: FourierLatent, coord: Tensor, cell: Tensor) -> Tensor:
+        phase = self.phase(grid.relative_cell(cell, latent.size))[:, None]  # (B, 1, N / 2)
+        rgb: Tensor | float = 0.0
+        for index, rel, weight in zip(*grid.ensemble(coord, latent.size), strict=True):
+            x = fourier(grid.take(latent.waves, index), rel, phase)  # (B, Q, N)
+            rgb = rgb + weight[..., None] * self.imnet(x)
+        return torch.as_tensor(rgb)
+
+
+class LTEPlus(LTE):
+    """LTE+ (``lte-fast``): the same function, whose convolution lists all y frequencies before all x ones.
+
+    Its authors write the MLP as 1 x 1 convolutions over a full grid; here it takes any coordinates.
+    """
+
+    def waves(self, feat: Tensor) -> Tensor:
+        return channels_last(self.coef(feat), self.freq(feat))
+
+
+def by_axis(freq: Tensor) -> Tensor:
+    """(y, x) pairs of channels (B, N, h, w) reordered to all y, then all x."""
+    return freq.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
+
+
+def channels_last(*maps: Tensor) -> Tensor:
+    """Maps (B, C_i, h, w) concatenated to (B, h, w, sum C_i), contiguous: a latent's numbers lie together."""
+    return torch.cat([m.permute(0, 2, 3, 1) for m in maps], dim=-1)
+
+
+def fourier(waves: Tensor, rel: Tensor, phase: Tensor) -> Tensor:
+    """``coef * [cos(pi f), sin(pi f)]`` with ``f = freq_y rel_y + freq_x rel_x + phase`` (eq. 4 of LTE).
+
+    Args:
+        waves: (..., 2 N), see `FourierLatent`.
+        rel: (..., 2) coordinate relative to the latent.
+        phase: broadcastable to (..., N / 2).
+
+    Returns:
+        (..., N).
+    """
+    n = waves.shape[-1] // 2
+    coef, freq_y, freq_x = waves.split((n, n // 2, n // 2), dim=-1)
+    f = math.pi * (freq_y * rel[..., :1] + freq_x * rel[..., 1:] + phase)
+    return coef * torch.cat([f.cos(), f.sin()], dim=-1)

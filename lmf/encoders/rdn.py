@@ -1,0 +1,49 @@
+"""RDN: Residual Dense Network for Image Super-Resolution (Zhang et al., CVPR 2018), without its upsampler."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lmf.encoders.base import Encoder
+
+
+class RDN(Encoder):
+    """Config B by default (16 blocks of 8 layers, growth 64); config A is 20 blocks of 6 layers, growth 32.
+
+    Args:
+        out_channels: width G0 of the block outputs and of the features.
+        blocks: number D of residual dense blocks.
+        layers: convolutions C in each.
+        growth: channels G that each convolution adds.
+    """
+
+    def __init__(self, out_channels: int = 64, blocks: int = 16, layers: int = 8, growth: int = 64) -> None:
+        super().__init__(out_channels)
+        c = out_channels
+        self.shallow1 = nn.Conv2d(3, c, 3, padding=1)
+        self.shallow2 = nn.Conv2d(c, c, 3, padding=1)
+        self.blocks = nn.ModuleList(ResidualDenseBlock(c, layers, growth) for _ in range(blocks))
+        self.fusion = nn.Sequential(nn.Conv2d(blocks * c, c, 1), nn.Conv2d(c, c, 3, padding=1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        shallow = self.shallow1(image)  # (B, C, h, w)
+        x = self.shallow2(shallow)
+        outputs = []
+        for block in self.blocks:
+            x = block(x)
+            outputs.append(x)
+        return self.fusion(torch.cat(outputs, dim=1)) + shallow
+
+
+class ResidualDenseBlock(nn.Module):
+    def __init__(self, width: int, layers: int, growth: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(width + i * growth, growth, 3, padding=1) for i in range(layers))
+        self.fusion = nn.Conv2d(width + layers * growth, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        dense = x
+        for conv in self.convs:
+            dense = torch.cat([dense, conv(dense).relu()], dim=1)  # (B, width + i growth, h, w)
+        return self.fusion(dense) + x

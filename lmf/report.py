@@ -1,0 +1,68 @@
+"""Results of a test: a table on screen, and the same rows as CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+
+@dataclass
+class Results:
+    """One row per evaluation set: set, scale, images, psnr, ssim, and bicubic's where measured."""
+
+    rows: list[dict[str, Any]]
+
+    @classmethod
+    def collect(cls, sets: Sequence[Any], metrics: Mapping[str, Tensor]) -> Results:
+        """``metrics`` named ``test/set5_x4/psnr`` for each of ``sets``."""
+        rows = []
+        for s in sets:
+            prefix = f"test/{s.name}/"
+            values = {k.removeprefix(prefix): v.item() for k, v in metrics.items() if k.startswith(prefix)}
+            dataset = s.name.rpartition("_x")[0]
+            rows.append({"set": dataset, "scale": s.scale, "images": len(s), "protocol": s.protocol, **values})
+        return cls(rows)
+
+    def save(self, folder: Path) -> None:
+        """Writes ``results.csv`` and ``results.json`` into ``folder``."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(self.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(folder / "results.csv", text.getvalue())
+        write_text(folder / "results.json", json.dumps(self.rows, indent=1) + "\n")
+
+    def show(self, title: str) -> None:
+        table = Table(title=title)
+        names = [k for k in self.rows[0] if k != "protocol"]
+        for name in names:
+            table.add_column(name, justify="left" if name == "set" else "right")
+        for row in self.rows:
+            table.add_row(*[format_value(name, row[name]) for name in names])
+        Console().print(table)
+
+
+def format_value(name: str, value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}" if "ssim" in name else f"{value:g}" if name == "scale" else f"{value:.2f}"
+    return str(value)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes ``path`` whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,105 @@
+"""Enlarging files: a picture, a folder or a glob."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.progress import track
+
+from lmf import image as pictures
+from lmf.model import SRModel
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+FORMATS = ("png", "jpg", "jpeg", "webp", "tif", "tiff")
+
+
+def check_request(scale: float | None, size: Sequence[int] | None, fmt: str | None, quality: int) -> None:
+    """Refuses what cannot be asked for, before any work."""
+    if (scale is None) == (size is None):
+        raise ValueError(f"give either scale=3.7 or size=[height,width], got scale={scale} size={size}")
+    if scale is not None and not (isinstance(scale, int | float) and math.isfinite(scale) and scale > 0):
+        raise ValueError(f"scale must be a positive number, got {scale}")
+    if size is not None and (len(size) != 2 or not all(isinstance(n, int) and n >= 1 for n in size)):
+        raise ValueError(f"size must be [height,width] in whole pixels, got {size}")
+    if fmt is not None and fmt not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {fmt!r}")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality must be between 1 and 100, got {quality}")
+
+
+def plan(
+    source: str,
+    output: str,
+    scale: float | None,
+    size: Sequence[int] | None,
+    fmt: str | None = None,
+    overwrite: bool = False,
+) -> list[tuple[Path, Path]]:
+    """Which file goes where: ``photo.jpg`` to ``output/photo_x3.7.jpg``, subfolders kept.
+
+    Outputs that exist are left out unless ``overwrite``.
+
+    Raises:
+        FileNotFoundError: ``source`` names no picture.
+        ValueError: two inputs would give the same output, or a file name as output of several inputs.
+    """
+    root = Path(source).expanduser()
+    if root.is_dir():
+        files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    elif root.is_file():
+        files, root = [root], root.parent
+    else:
+        files = sorted(p for p in map(Path, glob.glob(str(root), recursive=True)) if p.is_file())
+        root = None  # type: ignore[assignment]
+    if not files:
+        raise FileNotFoundError(f"input={source}: no such picture, folder or glob ({', '.join(SUFFIXES)})")
+    target = Path(output).expanduser()
+    single = target.suffix.lower() in SUFFIXES
+    if single and len(files) > 1:
+        raise ValueError(f"output={output} is one file, input={source} are {len(files)}; give a folder")
+    label = f"x{scale:g}" if scale is not None else "{}x{}".format(*(size or ()))
+    jobs: dict[Path, Path] = {}
+    for file in files:
+        if single:
+            destination = target
+        else:
+            inside = file.relative_to(root).parent if root else Path()
+            destination = target / inside / f"{file.stem}_{label}{'.' + fmt if fmt else file.suffix}"
+        if destination in jobs:
+            raise ValueError(f"{jobs[destination]} and {file} would both become {destination}; rename one")
+        jobs[destination] = file
+    kept = [d for d in jobs if d.exists() and not overwrite]
+    for destination in kept:
+        log.info(f"{destination} exists; kept (overwrite=true replaces it)")
+    return [(file, destination) for destination, file in jobs.items() if destination not in kept]
+
+
+def run(
+    model: SRModel,
+    jobs: Sequence[tuple[Path, Path]],
+    *,
+    scale: float | None = None,
+    size: Sequence[int] | None = None,
+    quality: int = 95,
+) -> int:
+    """Enlarges each (input, output) of ``jobs``; names what failed and goes on. Returns how many failed."""
+    failed = 0
+    wanted = (size[0], size[1]) if size else None
+    for source, destination in track(jobs, description="enlarging", transient=True):
+        try:
+            picture = pictures.read(source)
+            out = model.upscale(picture, scale=scale, size=wanted)
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            pictures.write(destination, out, quality=quality)
+        except (ValueError, OSError) as error:
+            failed += 1
+            log.error(f"{source}: {error}")
+        else:
+            log.info(f"{source} {picture.shape[1]}x{picture.shape[0]} -> {destination} {out.shape[1]}x{out.shape[0]}")
+    return failed
