@@ -29,7 +29,7 @@ def run(config: DictConfig) -> None:
     """Runs ``config.task``. What a user can mend is one line on stderr and exit status 1."""
     task = TASKS[config.task.name]
     try:
-        with runs.job():
+        with runs.job(Path(config.paths.output)):
             L.seed_everything(config.seed, workers=True, verbose=False)
             task(config)
     except USER_ERRORS as error:

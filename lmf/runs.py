@@ -63,8 +63,8 @@ def _new(parent: Path) -> str:
 
 
 @contextmanager
-def job() -> Iterator[None]:
-    """Around a job: the ranks that Lightning starts run this job in this folder, not the whole sweep elsewhere.
+def job(output: Path) -> Iterator[None]:
+    """Around a job that writes to ``output``: the ranks that Lightning starts run this job in this folder, not the whole sweep elsewhere.
 
     Lightning re-executes ``sys.argv``; in a multirun that names every job.
     """
@@ -73,7 +73,7 @@ def job() -> Iterator[None]:
         return
     argv = sys.argv
     hydra = HydraConfig.get()
-    os.environ[RUN_DIR] = str(Path(hydra.runtime.output_dir).absolute())
+    os.environ[RUN_DIR] = str(output.absolute())
     if hydra.mode == RunMode.MULTIRUN:
         keep = [a for a in argv[1:] if a.startswith("-") and a not in ("-m", "--multirun")]
         own = [o for o in hydra.overrides.hydra if not o.startswith(_SWEEP_ONLY)]

@@ -1,12 +1,63 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A run of seconds: everything real, but small.
+TINY = (
+    "encoder.out_channels=8",
+    "encoder.blocks=1",
+    "decoder.depth=2",
+    "decoder.hyper=[16]",
+    "schedule.patch=12",
+    "schedule.queries=36",
+    "schedule.batch_size=4",
+    "schedule.iterations=6",
+    "schedule.epochs=2",
+    "schedule.val_every=1",
+    "schedule.save_every=4",
+    "data.val_crop=48",
+    "data.workers=0",
+    "data.cache=null",
+    "trainer.accelerator=cpu",
+    "logger.wandb.mode=disabled",
+    "callbacks.cost=null",
+    "callbacks.pictures=null",
+    "callbacks.progress=null",
+    "+trainer.enable_progress_bar=false",
+)
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Reference material (goldens, benchmark sets, published weights) that lies beside a developer's checkout."""
-    folder = Path(__file__).resolve().parents[2] / "shared"
+    folder = ROOT.parent / "shared"
     if not folder.is_dir():
         pytest.skip("needs the reference material beside the repository")
     return folder
+
+
+@pytest.fixture
+def compose(tmp_path: Path) -> Callable[..., DictConfig]:
+    """``compose(*overrides, output=...)``: the config that run.py would get, writing to ``output`` (tmp_path / "run")."""
+
+    def composed(*overrides: str, output: Path | None = None) -> DictConfig:
+        output = output or tmp_path / "run"
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            config = hydra_compose(
+                "config",
+                [f"paths.output={output}", f"paths.runs={tmp_path / 'runs'}", *overrides],
+                return_hydra_config=True,
+            )
+        HydraConfig.instance().set_config(config)
+        with open_dict(config):
+            del config["hydra"]
+        return config
+
+    return composed

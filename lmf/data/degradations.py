@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -18,15 +19,24 @@ def resize_pil(image: np.ndarray, size: Size) -> np.ndarray:
     return np.asarray(resized)
 
 
-def resize_matlab(image: np.ndarray, scale: float | None = None, size: Size | None = None) -> np.ndarray:
-    """MATLAB's ``imresize(image, scale)`` or ``imresize(image, [H W])``: bicubic, antialiased, borders mirrored.
+def resize_matlab(
+    image: np.ndarray,
+    scale: float | None = None,
+    size: Size | None = None,
+    border: Literal["replicate", "symmetric"] = "replicate",
+) -> np.ndarray:
+    """MATLAB's ``imresize(image, scale)`` or ``imresize(image, [H W])``: bicubic, antialiased.
 
     Args:
         image: (h, w) or (h, w, C); uint8 gives uint8, rounded after each axis as MATLAB does; floating point gives
             float64, neither rounded nor clamped.
         scale: factor on both sides; the output is ceil(h * scale) x ceil(w * scale).
         size: output (H, W) instead; the factor of each axis follows from it.
+        border: what lies beyond the picture. The published LR images of Set5 and Set14 repeat the edge pixel and
+            are reproduced exactly so; newer releases of MATLAB mirror the picture.
     """
+    if border not in ("replicate", "symmetric"):
+        raise ValueError(f"border must be 'replicate' or 'symmetric', got {border!r}")
     if (scale is None) == (size is None):
         raise ValueError(f"give either scale or size, got scale={scale}, size={size}")
     h, w = image.shape[:2]
@@ -37,12 +47,12 @@ def resize_matlab(image: np.ndarray, scale: float | None = None, size: Size | No
         factors, size = (scale, scale), (math.ceil(h * scale), math.ceil(w * scale))
     out = image
     for axis in sorted((0, 1), key=lambda axis: factors[axis]):  # MATLAB begins with the axis it shrinks most
-        out = _resize_axis(out, axis, size[axis], factors[axis])
+        out = _resize_axis(out, axis, size[axis], factors[axis], border == "symmetric")
     return out
 
 
-def _resize_axis(image: np.ndarray, axis: int, length: int, factor: float) -> np.ndarray:
-    index, weight = _taps(image.shape[axis], length, factor)
+def _resize_axis(image: np.ndarray, axis: int, length: int, factor: float, mirror: bool) -> np.ndarray:
+    index, weight = _taps(image.shape[axis], length, factor, mirror)
     moved = np.moveaxis(image, axis, 0)
     out = np.zeros((length, *moved.shape[1:]))
     for tap in range(index.shape[1]):
@@ -52,7 +62,7 @@ def _resize_axis(image: np.ndarray, axis: int, length: int, factor: float) -> np
     return np.moveaxis(out, 0, axis)
 
 
-def _taps(source: int, length: int, factor: float) -> tuple[np.ndarray, np.ndarray]:
+def _taps(source: int, length: int, factor: float, mirror: bool) -> tuple[np.ndarray, np.ndarray]:
     """Which of ``source`` pixels make each of ``length`` output pixels (length, taps), and with what weights."""
     stretch = min(factor, 1.0)  # antialiasing widens the kernel when shrinking
     width = 4 / stretch
@@ -61,8 +71,10 @@ def _taps(source: int, length: int, factor: float) -> tuple[np.ndarray, np.ndarr
     index = first[:, None] + np.arange(math.ceil(width) + 1)
     weight = _cubic((centre[:, None] - index) * stretch)
     weight /= weight.sum(axis=1, keepdims=True)
-    mirrored = index % (2 * source)
-    return np.where(mirrored < source, mirrored, 2 * source - 1 - mirrored), weight
+    if mirror:
+        index = index % (2 * source)
+        index = np.where(index < source, index, 2 * source - 1 - index)
+    return index.clip(0, source - 1), weight
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ class Latent:
 
     Attributes:
         size: (h, w) of the latent grid.
-        image: the network input (B, 3, h, w) where the bilinear skip is on, else None.
+        image: the network input (B, 3, h, w), or None if nothing needs it.
     """
 
     size: grid.Size
@@ -82,12 +82,21 @@ class Decoder(nn.Module):
             cell: (B, 2) size of an output pixel in the same units.
         """
         rgb = self.decode(latent, coord, cell)
-        if latent.image is not None:
-            rgb = rgb + grid.bilinear(latent.image, coord)
+        if (image := self.skipped(latent)) is not None:
+            rgb = rgb + grid.bilinear(image, coord)
         return rgb
 
-    def skip_image(self, image: Tensor) -> Tensor | None:
-        return image if self.skip == "bilinear" else None
+    def render(self, latent: Latent, target: grid.Grid, cell: Tensor) -> Tensor:
+        """Colours (B, 3, rows, cols) of all pixels of ``target``: `query` on a grid, and as a rule all at once.
+
+        Decoders that know a shorter way for grids override it.
+        """
+        coord = target.coord(cell.device).expand(len(cell), -1, 2)
+        return self.query(latent, coord, cell).transpose(1, 2).unflatten(2, target.size)
+
+    def skipped(self, latent: Latent) -> Tensor | None:
+        """The picture (B, 3, h, w) to be sampled and added to what `decode` predicts, or None."""
+        return latent.image if self.skip == "bilinear" else None
 
 
 class MLP(nn.Module):

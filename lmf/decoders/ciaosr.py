@@ -52,7 +52,7 @@ class CiaoSR(Decoder):
     def latent(self, feat: Tensor, image: Tensor, cell: Tensor) -> AttentionLatent:
         h, w = feat.shape[-2:]
         nonlocal_ = self.cs_attn(feat).permute(0, 2, 3, 1).contiguous()
-        return AttentionLatent((h, w), self.skip_image(image), grid.unfold(feat), nonlocal_)
+        return AttentionLatent((h, w), image, grid.unfold(feat), nonlocal_)
 
     def decode(self, latent: AttentionLatent, coord: Tensor, cell: Tensor) -> Tensor:
         size = coord.new_tensor(latent.size)

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmf import grid
 from lmf.decoders.base import MLP, Decoder, Latent, Skip
@@ -69,7 +69,8 @@ class DIIF(Decoder):
 
     def latent(self, feat: Tensor, image: Tensor, cell: Tensor) -> SliceLatent:
         h, w = feat.shape[-2:]
-        first, c = self.coarse.layers[0], 9 * self.in_channels
+        first, _ = split(self.coarse)
+        c = 9 * self.in_channels
         # A linear layer over 3 x 3 neighbourhoods is a convolution.
         x = F.conv2d(feat, first.weight[:, :c].unflatten(1, (-1, 3, 3)), first.bias, padding=1)
         x = x.permute(0, 2, 3, 1).contiguous()  # (B, h, w, N)
@@ -77,7 +78,7 @@ class DIIF(Decoder):
             index = torch.arange(h * w, device=feat.device).expand(len(feat), -1)
             start, end = pixel_span(grid.latent_centre(index, (h, w)), cell[:, None], (h, w))  # (B, h w, 2)
             x = self.slice_vector(x.flatten(1, 2), torch.cat([start, end], dim=-1)).unflatten(1, (h, w))
-        return SliceLatent((h, w), self.skip_image(image), x)
+        return SliceLatent((h, w), image, x)
 
     def slice_vector(self, x: Tensor, ends: Tensor) -> Tensor:
         """What the fine layers read of a slice: their first layer before the coordinate is added.
@@ -86,12 +87,11 @@ class DIIF(Decoder):
             x: (..., N) the features' share of the first coarse layer.
             ends: (..., 4) first and last pixel centre of the slice, relative to the latent.
         """
-        first, *rest = self.coarse.layers
+        first, rest = split(self.coarse)
         x = x + F.linear(ends, first.weight[:, 9 * self.in_channels :])
-        for layer in rest:
-            x = layer(x)
-        first = self.fine.layers[0]
-        return F.linear(x.relu(), first.weight[:, :-2], first.bias)
+        x = rest(x).relu()
+        first, _ = split(self.fine)
+        return F.linear(x, first.weight[:, :-2], first.bias)
 
     def decode(self, latent: SliceLatent, coord: Tensor, cell: Tensor) -> Tensor:
         index = grid.nearest(coord, latent.size)  # (B, Q)
@@ -101,11 +101,8 @@ class DIIF(Decoder):
             x = grid.take(latent.hidden, index)
         else:
             x = self.row_vectors(latent, index, coord, cell)
-        first, *rest = self.fine.layers
-        x = x + F.linear((coord - centre) * size, first.weight[:, -2:])
-        for layer in rest:
-            x = layer(x)
-        return x
+        first, rest = split(self.fine)
+        return rest(x + F.linear((coord - centre) * size, first.weight[:, -2:]))
 
     def row_vectors(self, latent: SliceLatent, index: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
         """`slice_vector` (B, Q, N) of each query's slice, computed once for each slice that occurs."""
@@ -120,6 +117,13 @@ class DIIF(Decoder):
         ends = torch.stack([y, start[:, 1], y, end[:, 1]], dim=-1)
         vectors = self.slice_vector(latent.hidden.flatten(0, 2)[place], ends)  # (S, N)
         return vectors[inverse]
+
+
+def split(mlp: MLP) -> tuple[nn.Linear, nn.Module]:
+    """The first layer, which is applied to each part of its input where that part is at hand, and the others."""
+    first = mlp.layers[0]
+    assert isinstance(first, nn.Linear)
+    return first, mlp.layers[1:]
 
 
 def pixel_span(centre: Tensor, cell: Tensor, size: grid.Size) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,7 @@ class LIIF(Decoder):
 
     def latent(self, feat: Tensor, image: Tensor, cell: Tensor) -> UnfoldedLatent:
         h, w = feat.shape[-2:]
-        return UnfoldedLatent((h, w), self.skip_image(image), grid.unfold(feat))
+        return UnfoldedLatent((h, w), image, grid.unfold(feat))
 
     def decode(self, latent: UnfoldedLatent, coord: Tensor, cell: Tensor) -> Tensor:
         b, q = coord.shape[:2]

@@ -14,7 +14,8 @@ from lmf.decoders.modulation import LMFDecoder, ModulatedLatent, ModulatedMLP
 
 
 class LMCiaoSR(LMFDecoder):
-    """Attention inside each latent's 3 x 3 neighbourhood, hypernetwork on what it yields, plain renderer.
+    """Attention inside each latent's 3 x 3 neighbourhood, hypernetwork on what that yields; renderer on
+    compressed latent and coordinate.
 
     Args:
         in_channels: width C of the encoder's features; keys have 4 C numbers, values 5 C.
@@ -27,6 +28,8 @@ class LMCiaoSR(LMFDecoder):
         skip: ``"bilinear"``, in training as in evaluation.
         clip_scale: see `Decoder`.
     """
+
+    form = "linear"  # [code, relative coordinate]
 
     def __init__(
         self,
@@ -55,7 +58,7 @@ class LMCiaoSR(LMFDecoder):
         x = self.attend(feat, cell)
         h, w = feat.shape[-2:]
         modulation, code = self.hypernet(x).split((self.imnet.modulations, self.code_channels), dim=-1)
-        return ModulatedLatent((h, w), self.skip_image(image), modulation, code if self.code_channels else x)
+        return ModulatedLatent((h, w), image, modulation, code if self.code_channels else x)
 
     def attend(self, feat: Tensor, cell: Tensor) -> Tensor:
         """What CiaoSR's attention yields at each latent itself: (B, h, w, 5 C).
@@ -82,5 +85,5 @@ class LMCiaoSR(LMFDecoder):
         attention = torch.stack(scores).softmax(dim=0)[..., None]  # (4, B, h, w, 1)
         return sum((a * v for a, v in zip(attention, values, strict=True)), start=torch.zeros_like(values[0]))
 
-    def render_input(self, code: Tensor, rel: Tensor, rel_cell: Tensor) -> Tensor:
-        return torch.cat([code, rel], dim=-1)
+    def extra(self, rel_cell: Tensor) -> Tensor:
+        return rel_cell[:, :0]  # its renderer reads no cell

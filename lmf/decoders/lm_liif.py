@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,6 +24,8 @@ class LMLIIF(LMFDecoder):
         skip: ``"none"`` as published; ``"bilinear"`` learns far faster.
         clip_scale: see `Decoder`.
     """
+
+    form = "linear"  # [code, relative coordinate, relative cell]
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class LMLIIF(LMFDecoder):
         for layer in rest:
             x = layer(x)  # (B, h, w, n)
         code = x[..., self.imnet.modulations :] if self.code_channels else feat.permute(0, 2, 3, 1)
-        return ModulatedLatent((h, w), self.skip_image(image), x[..., : self.imnet.modulations], code)
+        return ModulatedLatent((h, w), image, x[..., : self.imnet.modulations], code)
 
-    def render_input(self, code: Tensor, rel: Tensor, rel_cell: Tensor) -> Tensor:
-        return torch.cat([code, rel, rel_cell], dim=-1)
+    def extra(self, rel_cell: Tensor) -> Tensor:
+        return rel_cell

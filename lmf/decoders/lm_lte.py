@@ -27,6 +27,8 @@ class LMLTE(LMFDecoder):
         skip, clip_scale: see `Decoder`.
     """
 
+    form = "fourier"
+
     def __init__(
         self,
         in_channels: int = 64,
@@ -62,8 +64,7 @@ class LMLTE(LMFDecoder):
         if self.code_channels:
             coef, freq = code.chunk(2, dim=-1)
             waves = torch.cat([coef, freq[..., ::2], freq[..., 1::2]], dim=-1)
-        return ModulatedLatent((h, w), self.skip_image(image), modulation, waves)
+        return ModulatedLatent((h, w), image, modulation, waves)
 
-    def render_input(self, code: Tensor, rel: Tensor, rel_cell: Tensor) -> Tensor:
-        phase = self.imphase if self.code_channels else self.phase
-        return fourier(code, rel, phase(rel_cell))
+    def extra(self, rel_cell: Tensor) -> Tensor:
+        return (self.imphase if self.code_channels else self.phase)(rel_cell)

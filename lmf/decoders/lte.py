@@ -50,7 +50,7 @@ class LTE(Decoder):
 
     def latent(self, feat: Tensor, image: Tensor, cell: Tensor) -> FourierLatent:
         h, w = feat.shape[-2:]
-        return FourierLatent((h, w), self.skip_image(image), self.waves(feat))
+        return FourierLatent((h, w), image, self.waves(feat))
 
     def waves(self, feat: Tensor) -> Tensor:
         return channels_last(self.coef(feat), by_axis(self.freq(feat)))

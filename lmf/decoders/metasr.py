@@ -33,7 +33,7 @@ class MetaSR(Decoder):
 
     def latent(self, feat: Tensor, image: Tensor, cell: Tensor) -> UnfoldedLatent:
         h, w = feat.shape[-2:]
-        return UnfoldedLatent((h, w), self.skip_image(image), grid.unfold(feat))
+        return UnfoldedLatent((h, w), image, grid.unfold(feat))
 
     def decode(self, latent: UnfoldedLatent, coord: Tensor, cell: Tensor) -> Tensor:
         size = coord.new_tensor(latent.size)

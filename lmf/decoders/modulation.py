@@ -2,7 +2,7 @@
 
 A hypernetwork decodes each latent *once* into modulations of a tiny MLP (section 3.2); that MLP renders
 every output pixel (section 3.3). A method says what goes into the hypernetwork (`latent`) and what the
-renderer reads besides modulations (`render_input`); everything else is here.
+renderer reads besides modulations; everything else is here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lmf import grid
+from lmf import grid, kernels
 from lmf.decoders.base import Decoder, Latent, Skip
 
 
@@ -59,17 +59,41 @@ class ModulatedMLP(nn.Module):
             x = (x * (1 + scales[..., level, :]) + shifts[..., level, :]).relu()
         return self.layers[-1](x)
 
+    def weights(self) -> kernels.Weights:
+        """Stacked as `lmf.kernels` takes them."""
+        first, *hidden, out = self.layers[::2]
+        return kernels.Weights(
+            first=first.weight,
+            hidden=torch.stack([layer.weight for layer in hidden]) if hidden else first.bias.new_empty(0, *2 * (self.width,)),
+            out=out.weight,
+            bias=torch.stack([first.bias, *(layer.bias for layer in hidden)]),
+            out_bias=out.bias,
+        )
+
 
 class LMFDecoder(Decoder):
-    """Base of the LMF decoders. Subclasses set ``imnet: ModulatedMLP`` and define `latent`, `render_input`."""
+    """Base of the LMF decoders. Subclasses set ``imnet: ModulatedMLP``, define `latent`, and say what ``imnet`` reads.
+
+    Either in one of the forms that `lmf.kernels` renders fused, by setting ``form`` and defining `extra`; or in any
+    other way, by defining `render_input`.
+    """
 
     imnet: ModulatedMLP
+    form: kernels.Form | None = None
 
     def __init__(self, in_channels: int, skip: Skip = "none", clip_scale: float | None = 4.0) -> None:
         super().__init__(in_channels, skip, clip_scale)
 
+    def extra(self, rel_cell: Tensor) -> Tensor:
+        """What the renderer reads that is one per image, (B, E), as ``form`` says (`lmf.kernels.render`).
+
+        Args:
+            rel_cell: (B, 2) size of an output pixel, one latent cell spanning 2 units.
+        """
+        raise TypeError(f"{type(self).__name__} sets form = {self.form!r} but does not define extra(rel_cell)")
+
     def render_input(self, code: Tensor, rel: Tensor, rel_cell: Tensor) -> Tensor:
-        """What the renderer reads.
+        """What the renderer reads, where that has none of the fused forms.
 
         Args:
             code: (B, Q, K) of the latent at hand.
@@ -79,13 +103,29 @@ class LMFDecoder(Decoder):
         Returns:
             (B, Q, in_dim of ``imnet``).
         """
-        raise TypeError(f"{type(self).__name__} does not define render_input(code, rel, rel_cell)")
+        raise TypeError(f"{type(self).__name__} defines neither form nor render_input(code, rel, rel_cell)")
 
     def decode(self, latent: ModulatedLatent, coord: Tensor, cell: Tensor) -> Tensor:
-        b, q = coord.shape[:2]
-        rel_cell = grid.relative_cell(cell, latent.size)[:, None].expand(b, q, 2)
-        rgb: Tensor | float = 0.0
-        for index, rel, weight in zip(*grid.ensemble(coord, latent.size), strict=True):
-            x = self.render_input(grid.take(latent.code, index), rel, rel_cell)
-            rgb = rgb + weight[..., None] * self.imnet(x, grid.take(latent.modulation, index))
-        return torch.as_tensor(rgb)
+        rel_cell = grid.relative_cell(cell, latent.size)  # (B, 2)
+        if (form := self.fused_form()) is not None:
+            extra, weights = self.extra(rel_cell), self.imnet.weights()
+            return kernels.render(latent.modulation, latent.code, extra, coord, weights, form)
+        cells = rel_cell[:, None].expand(*coord.shape)
+        return kernels.blend(
+            latent.modulation,
+            latent.code,
+            coord,
+            lambda modulation, code, rel: self.imnet(self.render_input(code, rel, cells), modulation),
+        )
+
+    def render(self, latent: ModulatedLatent, target: grid.Grid, cell: Tensor) -> Tensor:
+        form = self.fused_form()
+        if form is None or type(self).decode is not LMFDecoder.decode or type(self).query is not Decoder.query:
+            return super().render(latent, target, cell)
+        extra, weights = self.extra(grid.relative_cell(cell, latent.size)), self.imnet.weights()
+        return kernels.render_grid(latent.modulation, latent.code, extra, target, self.skipped(latent), weights, form)
+
+    def fused_form(self) -> kernels.Form | None:
+        """``form``, unless a subclass of a fused decoder went its own way after all."""
+        own = type(self).render_input is not LMFDecoder.render_input or type(self.imnet) is not ModulatedMLP
+        return None if own else self.form

@@ -1,70 +1,89 @@
-// A modulated MLP rendered at coordinates, forward and backward, for any processor GCC or Clang compile for.
-//
-// reference.py is the definition. What makes this fast: layer 0's per-latent part comes ready from the caller; a
-// weight is loaded once for several rows (a row: one of four neighbours of one of PIXELS pixels); modulations are read
-// in place as contiguous vectors; the four hidden vectors are blended before the output layer, which is linear.
-#include <algorithm>
-#include <cmath>
-#include <vector>
+// What the library offers: a modulated MLP rendered at points and on grids, and its gradients, over threads.
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
-#include "vector.h"
+#include "tile.h"
 
-// One call. Lengths and strides count elements. The last three pointers are null in the forward pass.
-struct Problem {
-    int64_t batch, height, width;      // of the latent grid
-    int64_t row, rows;                 // latent rows held: row .. row + rows - 1
-    int64_t depth, features;           // hidden layers L; numbers M entering layer 0 in Fourier form, 0 in linear form
-    int64_t stride, batch_stride;      // of modulation: to the next latent, to the next image
-    int64_t threads;
-    const void* modulation;            // (batch, rows, width, 2 L D)
-    const void* code;                  // (batch, rows, width, D), or M coefficients, M/2 fy, M/2 fx, M/2 phases
-    const void *first, *hidden, *out;  // (2 or M, D), (L - 1, in D, out D), (3, D)
-    const void *bias, *out_bias;       // (L, D), (3)
-    const void *first_back, *hidden_back;        // (D, M), (L - 1, out D, in D)
-    void *grad_modulation, *grad_code, *grads;   // contiguous; (threads, first | hidden | bias | out | out_bias)
-};
-
-template <class T>
-struct Place {  // the two latents around a coordinate on one axis
-    int64_t index[2];
-    T rel[2];
-};
-
-// Operation for operation what grid.ensemble computes: products and sums must round apart, or ties fall differently.
-#ifdef __clang__
-#define LMF_EXACT __attribute__((noinline))
+static int thread_number() {
+#ifdef _OPENMP
+    return omp_get_thread_num();
 #else
-#define LMF_EXACT __attribute__((noinline, optimize("fp-contract=off")))
+    return 0;
 #endif
-template <class T>
-LMF_EXACT Place<T> locate(T c, int64_t cells) {
-#ifdef __clang__
-#pragma clang fp contract(off)
-#endif
-    Place<T> place;
-    const T n = T(cells), last = n - 1, bound = T(1 - 1e-6);
-    for (int side = 0; side < 2; side++) {
-        T s = c + T((side ? 1.0 : -1.0) / cells + 1e-6);
-        s = s < -bound ? -bound : s > bound ? bound : s;
-        const T scaled = (s + 1) * n;
-        const T i = std::nearbyint((scaled - 1) / 2);
-        const T index = i > 0 ? (i < last ? i : last) : T(0);  // NaN too lands on a latent
-        const float step = float(index) * float(2.0 / cells);
-        const float centre = step + float(-1 + 1.0 / cells);
-        place.index[side] = int64_t(index);
-        place.rel[side] = (c - T(centre)) * n;
+}
+
+// Places up to PIXELS queries at[0 .. count - 1] of the batch; a short tile repeats its first.
+template <class T, int D>
+void place_points(Renderer<T, D>& tile, const T* coord, int64_t queries, const int64_t* at, int count) {
+    for (int i = 0; i < PIXELS; i++) {
+        if (i >= count) {
+            tile.repeat(i, 0);
+            continue;
+        }
+        const T* c = coord + 2 * at[i];
+        tile.place(i, at[i] / queries, locate(c[0], tile.p.height), locate(c[1], tile.p.width));
     }
-    return place;
+}
+
+template <class T, int D>
+void points(const Problem& p, const T* coord, int64_t queries, T* rgb) {
+    const int64_t total = p.batch * queries, chunk = 64 * PIXELS;
+#pragma omp parallel num_threads(p.threads)
+    {
+        Renderer<T, D> tile(p, false, 0);
+#pragma omp for schedule(dynamic)
+        for (int64_t start = 0; start < total; start += chunk)
+            for (int64_t q = start; q < std::min(start + chunk, total); q += PIXELS) {
+                const int count = int(std::min<int64_t>(PIXELS, total - q));
+                int64_t at[PIXELS];
+                for (int i = 0; i < count; i++) at[i] = q + i;
+                place_points(tile, coord, queries, at, count);
+                tile.template forward<false>();
+                for (int i = 0; i < count; i++) std::copy(tile.rgb[i], tile.rgb[i] + 3, rgb + 3 * (q + i));
+            }
+    }
+}
+
+// Queries are taken latent row by latent row. A row's queries add to the gradients of three rows at most (rounding can
+// part the two neighbours by 2), so every third row can run at once, without locks and in an order that never changes.
+template <class T, int D>
+void points_backward(const Problem& p, const T* coord, int64_t queries, const T* grad) {
+    const int64_t total = p.batch * queries, lines = p.batch * p.height;
+    std::vector<int64_t> begin(lines + 1), order(total), line(total);
+#pragma omp parallel for num_threads(p.threads)
+    for (int64_t q = 0; q < total; q++)
+        line[q] = q / queries * p.height + locate(coord[2 * q], p.height).index[0];
+    for (int64_t q = 0; q < total; q++) begin[line[q] + 1]++;
+    for (int64_t i = 0; i < lines; i++) begin[i + 1] += begin[i];
+    std::vector<int64_t> next(begin.begin(), begin.end() - 1);
+    for (int64_t q = 0; q < total; q++) order[next[line[q]]++] = q;
+#pragma omp parallel num_threads(p.threads)
+    {
+        Renderer<T, D> tile(p, true, thread_number());
+        for (int phase = 0; phase < 3; phase++) {
+#pragma omp for schedule(static)
+            for (int64_t i = 0; i < lines; i++) {
+                if (i % p.height % 3 != phase) continue;
+                for (int64_t q = begin[i]; q < begin[i + 1]; q += PIXELS) {
+                    const int count = int(std::min<int64_t>(PIXELS, begin[i + 1] - q));
+                    T g[PIXELS][3] = {};
+                    for (int j = 0; j < count; j++)
+                        for (int c = 0; c < 3; c++) g[j][c] = grad[3 * order[q + j] + c];
+                    place_points(tile, coord, queries, &order[q], count);
+                    tile.template forward<true>();
+                    tile.backward(g);
+                }
+            }
+        }
+    }
 }
 
 template <class T>
-struct Skip {  // bilinear sampling on one axis, border repeated
+struct Sample {  // bilinear sampling on one axis, border repeated
     int64_t index[2];
     T weight;  // of the second
-    Skip(T c, int64_t n) {
+    Sample(T c, int64_t n) {
         const T x = std::min(std::max(((c + 1) * n - 1) / 2, T(0)), T(n - 1));
         index[0] = int64_t(x);
         index[1] = std::min(index[0] + 1, n - 1);
@@ -72,218 +91,58 @@ struct Skip {  // bilinear sampling on one axis, border repeated
     }
 };
 
-constexpr int PIXELS = 4, ROWS = 4 * PIXELS;
-
+// rgb (batch, 3, H, W) at the crossings of y (H) and x (W), plus image (batch, 3, size) sampled there unless null.
 template <class T, int D>
-struct Renderer {
-    static constexpr int R = block_rows<T, D>();
-    using B = Block<T, D, R>;
-    using L = typename B::L;
-    using V = typename B::V;
-    using L8 = Lanes<T, 8>;
-    using V8 = typename L8::V;
-
-    const Problem& p;
-    const int depth, features, code_size;
-    const T *first, *hidden, *out, *bias, *out_bias;
-    T* grads;
-    // A tile of pixels: where its rows read, and everything computed on the way.
-    int64_t latent[ROWS], modulation[ROWS];
-    T rel[ROWS][2], weight[ROWS];
-    alignas(64) T blend[PIXELS][D], rgb[PIXELS][3];
-    std::vector<T> input, x, y, dx, dy;  // (ROWS, M), (L, ROWS, D) twice, (ROWS, max(M, D)), (ROWS, D)
-
-    Renderer(const Problem& problem, bool keep, int thread)
-        : p(problem), depth(p.depth), features(p.features), code_size(features ? features / 2 * 5 : D),
-          first((const T*)p.first), hidden((const T*)p.hidden), out((const T*)p.out), bias((const T*)p.bias),
-          out_bias((const T*)p.out_bias), grads((T*)p.grads + thread * (keep ? count() : 0)), input(ROWS * features),
-          x((keep ? depth : 1) * ROWS * D), y(keep ? x.size() : 0), dx(keep ? ROWS * std::max(features, D) : 0),
-          dy(keep ? ROWS * D : 0) {}
-
-    int64_t count() const { return ((features ? features : 2) + (depth - 1) * D + depth + 3) * D + 3; }
-
-    void place(int pixel, int64_t image, const Place<T>& v, const Place<T>& u) {
-        T area[4], sum = 0;
-        for (int m = 0; m < 4; m++) {
-            const int r = 4 * pixel + m;
-            const int64_t at = (v.index[m / 2] - p.row) * p.width + u.index[m % 2];
-            latent[r] = image * p.rows * p.width + at;
-            modulation[r] = image * p.batch_stride + at * p.stride;
-            rel[r][0] = v.rel[m / 2];
-            rel[r][1] = u.rel[m % 2];
-            area[m] = std::abs(rel[r][0] * rel[r][1]) + T(1e-9);
-            sum += area[m];
-        }
-        for (int m = 0; m < 4; m++) weight[4 * pixel + m] = area[3 - m] / sum;
+void grid(const Problem& p, const T* y, int64_t H, const T* x, int64_t W, const T* image, const int64_t* size, T* rgb) {
+    std::vector<Place<T>> column;
+    std::vector<Sample<T>> sample;
+    for (int64_t j = 0; j < W; j++) {
+        column.push_back(locate(x[j], p.width));
+        if (image) sample.emplace_back(x[j], size[1]);
     }
-
-    void repeat(int pixel, int from) {
-        for (int m = 0; m < 4; m++) {
-            const int r = 4 * pixel + m, s = 4 * from + m;
-            latent[r] = latent[s], modulation[r] = modulation[s], weight[r] = weight[s];
-            rel[r][0] = rel[s][0], rel[r][1] = rel[s][1];
-        }
-    }
-
-    const T* code(int r) const { return (const T*)p.code + latent[r] * code_size; }
-
-    // f of eight frequencies of row r, from k on.
-    LMF_INLINE V8 frequency(int r, int k) const {
-        const T* f = code(r) + features + k;
-        return L8::load(f) * rel[r][0] + L8::load(f + features / 2) * rel[r][1] + L8::load(f + features);
-    }
-
-    void fourier() {
-        for (int r = 0; r < ROWS; r++)
-            for (int k = 0; k < features / 2; k += 8) {
-                V8 c, s;
-                sincospi(frequency(r, k), c, s, T());
-                T* z = &input[r * features + k];
-                L8::store(z, L8::load(code(r) + k) * c);
-                L8::store(z + features / 2, L8::load(code(r) + features / 2 + k) * s);
+#pragma omp parallel num_threads(p.threads)
+    {
+        Renderer<T, D> tile(p, false, 0);
+        std::vector<T> between(image ? size[1] : 0);
+#pragma omp for schedule(dynamic)
+        for (int64_t row = 0; row < p.batch * H; row++) {
+            const int64_t b = row / H, i = row % H;
+            const Place<T> here = locate(y[i], p.height);
+            T* line = rgb + (b * 3 * H + i) * W;
+            for (int64_t j = 0; j < W; j += PIXELS) {
+                const int count = int(std::min<int64_t>(PIXELS, W - j));
+                for (int k = 0; k < PIXELS; k++) tile.place(k, b, here, column[j + (k < count ? k : 0)]);
+                tile.template forward<false>();
+                for (int c = 0; c < 3; c++)
+                    for (int k = 0; k < count; k++) line[c * H * W + j + k] = tile.rgb[k][c];
             }
-    }
-
-    template <bool KEEP>
-    void forward() {
-        if (features) fourier();
-        const T* in = features ? input.data() : nullptr;
-        for (int l = 0; l < depth; l++) {
-            T* next = &x[KEEP ? l * ROWS * D : 0];
-            const T* weights = l ? hidden + (l - 1) * D * D : first;
-            for (int r = 0; r < ROWS; r += R) {
-                B block;
-                block.fill(bias + l * D);
-                if (l)
-                    block.multiply(in + r * D, D, 1, weights, D, D);
-                else if (features)
-                    block.multiply(in + r * features, features, 1, weights, D, features);
-                else {
-                    LMF_UNROLL for (int i = 0; i < R; i++)
-                        LMF_UNROLL for (int v = 0; v < B::W; v++) block.at[i][v] += L::load(code(r + i) + v * B::N);
-                    block.multiply(rel[r], 2, 1, weights, D, 2);
-                }
-                LMF_UNROLL for (int i = 0; i < R; i++) {
-                    const T* scale = (const T*)p.modulation + modulation[r + i] + l * D;
-                    const T* shift = scale + depth * D;
-                    LMF_UNROLL for (int v = 0; v < B::W; v++) {
-                        const V a = block.at[i][v];
-                        if (KEEP) L::store(&y[(l * ROWS + r + i) * D + v * B::N], a);
-                        const V m = a * L::load(scale + v * B::N) + (a + L::load(shift + v * B::N)), zero{};
-                        L::store(next + (r + i) * D + v * B::N, zero > m ? zero : m);  // NaN stays NaN
-                    }
+            if (!image) continue;
+            const Sample<T> v(y[i], size[0]);
+            for (int c = 0; c < 3; c++) {
+                const T* plane = image + (b * 3 + c) * size[0] * size[1];
+                const T *above = plane + v.index[0] * size[1], *below = plane + v.index[1] * size[1];
+                for (int64_t j = 0; j < size[1]; j++) between[j] = above[j] + v.weight * (below[j] - above[j]);
+                for (int64_t j = 0; j < W; j++) {
+                    const T left = between[sample[j].index[0]];
+                    line[c * H * W + j] += left + sample[j].weight * (between[sample[j].index[1]] - left);
                 }
             }
-            in = next;
-        }
-        for (int i = 0; i < PIXELS; i++) {
-            T sum[3];
-            for (int c = 0; c < 3; c++) sum[c] = out_bias[c];
-            V total[3] = {};
-            LMF_UNROLL for (int v = 0; v < B::W; v++) {
-                V b{};
-                LMF_UNROLL for (int m = 0; m < 4; m++)
-                    b += weight[4 * i + m] * L::load(in + (4 * i + m) * D + v * B::N);
-                if (KEEP) L::store(blend[i] + v * B::N, b);
-                LMF_UNROLL for (int c = 0; c < 3; c++) total[c] += b * L::load(out + c * D + v * B::N);
-            }
-            LMF_UNROLL for (int c = 0; c < 3; c++) {
-                LMF_UNROLL for (int k = 0; k < B::N; k++) sum[c] += total[c][k];
-                rgb[i][c] = sum[c];
-            }
         }
     }
+}
 
-    // grad (K, columns) += a^T b over the tile's rows: a (ROWS, K), b (ROWS, D).
-    LMF_INLINE void outer(const T* a, int K, const T* b, T* grad) {
-        constexpr int S = R < 2 ? 2 : R;
-        for (int k = 0; k < K; k += S) {
-            Block<T, D, S> block;
-            LMF_UNROLL for (int i = 0; i < S; i++)
-                LMF_UNROLL for (int v = 0; v < B::W; v++) block.at[i][v] = L::load(grad + (k + i) * D + v * B::N);
-            block.multiply(a + k, 1, K, b, D, ROWS);
-            LMF_UNROLL for (int i = 0; i < S; i++)
-                LMF_UNROLL for (int v = 0; v < B::W; v++) L::store(grad + (k + i) * D + v * B::N, block.at[i][v]);
-        }
+#define EXPORT(T, D)                                                                                                   \
+    extern "C" void points_##T##_##D(const Problem* p, const T* coord, int64_t queries, T* rgb) {                      \
+        points<T, D>(*p, coord, queries, rgb);                                                                         \
+    }                                                                                                                  \
+    extern "C" void points_backward_##T##_##D(const Problem* p, const T* coord, int64_t queries, const T* grad) {      \
+        points_backward<T, D>(*p, coord, queries, grad);                                                               \
+    }                                                                                                                  \
+    extern "C" void grid_##T##_##D(const Problem* p, const T* y, int64_t H, const T* x, int64_t W, const T* image,     \
+                                   const int64_t* size, T* rgb) {                                                      \
+        grid<T, D>(*p, y, H, x, W, image, size, rgb);                                                                  \
     }
-
-    // dx (ROWS, K) = dy (ROWS, D) weight (D, K)
-    LMF_INLINE void pull(const T* weight, int K) {
-        for (int column = 0; column < K; column += D)
-            for (int r = 0; r < ROWS; r += R) {
-                B block;
-                block.zero();
-                block.multiply(&dy[r * D], D, 1, weight + column, K, D);
-                LMF_UNROLL for (int i = 0; i < R; i++)
-                    LMF_UNROLL for (int v = 0; v < B::W; v++)
-                        L::store(&dx[(r + i) * K + column + v * B::N], block.at[i][v]);
-            }
-    }
-
-    // After forward<true>: adds the gradients of sum(grad * rgb) to all that the tile read.
-    void backward(const T (&grad)[PIXELS][3]) {
-        T* grad_first = grads;
-        T* grad_hidden = grad_first + (features ? features : 2) * D;
-        T* grad_bias = grad_hidden + (depth - 1) * D * D;
-        T* grad_out = grad_bias + depth * D;
-        for (int i = 0; i < PIXELS; i++)
-            for (int v = 0; v < D; v += B::N) {
-                V g{};
-                for (int c = 0; c < 3; c++) {
-                    g += grad[i][c] * L::load(out + c * D + v);
-                    L::add(grad_out + c * D + v, grad[i][c] * L::load(blend[i] + v));
-                }
-                for (int m = 0; m < 4; m++) L::store(&dx[(4 * i + m) * D + v], weight[4 * i + m] * g);
-            }
-        for (int i = 0; i < PIXELS; i++)
-            for (int c = 0; c < 3; c++) grad_out[3 * D + c] += grad[i][c];
-        for (int l = depth - 1; l >= 0; l--) {
-            for (int r = 0; r < ROWS; r++) {
-                const T* scale = (const T*)p.modulation + modulation[r] + l * D;
-                T* grad_scale = (T*)p.grad_modulation + (latent[r] * 2 * depth + l) * D;
-                T* grad_shift = grad_scale + depth * D;
-                for (int v = 0; v < D; v += B::N) {
-                    const int at = (l * ROWS + r) * D + v;
-                    const V zero{}, d = L::load(&x[at]) > zero ? L::load(&dx[r * D + v]) : zero;
-                    L::add(grad_shift + v, d);
-                    L::add(grad_scale + v, d * L::load(&y[at]));
-                    const V e = d + d * L::load(scale + v);
-                    L::store(&dy[r * D + v], e);
-                    L::add(grad_bias + l * D + v, e);
-                }
-            }
-            if (l) {
-                outer(&x[(l - 1) * ROWS * D], D, dy.data(), grad_hidden + (l - 1) * D * D);
-                pull((const T*)p.hidden_back + (l - 1) * D * D, D);
-            }
-        }
-        if (features) {
-            outer(input.data(), features, dy.data(), grad_first);
-            pull((const T*)p.first_back, features);
-            backward_fourier();
-        } else {
-            outer(rel[0], 2, dy.data(), grad_first);
-            for (int r = 0; r < ROWS; r++)
-                for (int v = 0; v < D; v += B::N)
-                    L::add((T*)p.grad_code + latent[r] * code_size + v, L::load(&dy[r * D + v]));
-        }
-    }
-
-    void backward_fourier() {
-        for (int r = 0; r < ROWS; r++)
-            for (int k = 0; k < features / 2; k += 8) {
-                V8 c, s;
-                sincospi(frequency(r, k), c, s, T());
-                const T *coef = code(r) + k, *dz = &dx[r * features + k];
-                const V8 dc = L8::load(dz), ds = L8::load(dz + features / 2);
-                const V8 f = T(3.14159265358979323846) *
-                             (ds * L8::load(coef + features / 2) * c - dc * L8::load(coef) * s);
-                T* grad = (T*)p.grad_code + latent[r] * code_size + k;
-                L8::add(grad, dc * c);
-                L8::add(grad + features / 2, ds * s);
-                L8::add(grad + features, f * rel[r][0]);
-                L8::add(grad + features / 2 * 3, f * rel[r][1]);
-                L8::add(grad + features * 2, f);
-            }
-    }
-};
+EXPORT(float, 16)
+EXPORT(float, 32)
+EXPORT(double, 16)
+EXPORT(double, 32)

@@ -13,8 +13,22 @@ constexpr int REGISTER = 16, ACCUMULATORS = 16;
 constexpr int REGISTER = 16, ACCUMULATORS = 8;
 #endif
 
+// Keeps a value in a register: compilers would rather load it again for each use, and loads are what is scarce.
+#if defined(__x86_64__)
+#define LMF_REGISTER(v) __asm__("" : "+x"(v))
+#elif defined(__aarch64__)
+#define LMF_REGISTER(v) __asm__("" : "+w"(v))
+#else
+#define LMF_REGISTER(v)
+#endif
 #define LMF_INLINE inline __attribute__((always_inline))
+#ifdef __clang__
+#define LMF_UNROLL _Pragma("unroll")
+#define LMF_UNROLL4 _Pragma("unroll 4")
+#else
 #define LMF_UNROLL _Pragma("GCC unroll 16")
+#define LMF_UNROLL4 _Pragma("GCC unroll 4")
+#endif
 
 template <class T, int N>
 struct Lanes {
@@ -28,10 +42,10 @@ struct Lanes {
     static LMF_INLINE void add(T* p, V v) { store(p, load(p) + v); }
 };
 
-// R rows of D numbers, held in registers.
-template <class T, int D, int R>
+// R rows of D numbers, held in registers of N.
+template <class T, int D, int R, int N = REGISTER / sizeof(T)>
 struct Block {
-    static constexpr int N = REGISTER / sizeof(T), W = D / N;
+    static constexpr int W = D / N;
     using L = Lanes<T, N>;
     using V = typename L::V;
     V at[R][W];
@@ -46,9 +60,12 @@ struct Block {
     }
     // at[r] += sum over k of x[r * row + k * step] * weight[k * stride ...]
     LMF_INLINE void multiply(const T* x, int row, int step, const T* weight, int stride, int K) {
-        for (int k = 0; k < K; k++) {
+        LMF_UNROLL4 for (int k = 0; k < K; k++) {
             V w[W];
-            LMF_UNROLL for (int v = 0; v < W; v++) w[v] = L::load(weight + k * stride + v * N);
+            LMF_UNROLL for (int v = 0; v < W; v++) {
+                w[v] = L::load(weight + k * stride + v * N);
+                LMF_REGISTER(w[v]);
+            }
             LMF_UNROLL for (int r = 0; r < R; r++) {
                 const T factor = x[r * row + k * step];
                 LMF_UNROLL for (int v = 0; v < W; v++) at[r][v] += factor * w[v];

@@ -27,7 +27,7 @@ class Dense:
         """Picture (B, 3, rows, cols) of ``target`` in network units, float32.
 
         Args:
-            decoder: whose `query` is asked.
+            decoder: whose `render` is asked.
             latent: its latent of a batch of B images.
             target: which pixels.
             cell: (B, 2), see `Decoder.cell`.
@@ -44,6 +44,4 @@ class Dense:
         rows = max(1, self.queries // (len(cell) * w))
         for start in range(0, h, rows):
             stop = min(start + rows, h)
-            coord = target.band(start, stop).coord(cell.device).expand(len(cell), -1, 2)
-            rgb = decoder.query(latent, coord, cell)  # (B, rows * w, 3)
-            yield start, stop, rgb.transpose(1, 2).unflatten(2, (stop - start, w))
+            yield start, stop, decoder.render(latent, target.band(start, stop), cell)

@@ -1,0 +1,76 @@
+"""Augmentation of whole batches, on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from kornia.augmentation import IntensityAugmentationBase2D
+from kornia.geometry.transform import hflip, vflip
+from torch import Tensor, nn
+
+from lmf.data.folder import DataError
+
+
+class BatchAugment(nn.Module):
+    """Turns a batch of `TrainSamples` into what a network is fed.
+
+    Colours become float32 in [0, 1], each sample is flipped and transposed as it says, pixel numbers become
+    coordinates in the same convention as `lmf.grid.axis`, bit for bit.
+
+    Args:
+        photometric: `kornia.augmentation` modules that change colours pixel by pixel (channel shuffle, jitter,
+            gamma, ...). LR patch and targets of a sample go through as one picture, so both change alike.
+        seed: of the photometric modules; what they do depends on (seed, batch number, rank) alone.
+    """
+
+    def __init__(self, photometric: Sequence[nn.Module] = (), seed: int = 0) -> None:
+        super().__init__()
+        for module in photometric:
+            if not isinstance(module, IntensityAugmentationBase2D):
+                raise DataError(
+                    f"photometric augmentations must change colours only (kornia intensity augmentations), "
+                    f"got {type(module).__name__}; flips and transposition are built in"
+                )
+        self.photometric = nn.ModuleList(photometric)
+        self.seed = seed
+
+    def forward(self, batch: dict[str, Any], rank: int = 0) -> dict[str, Any]:
+        """Batch of `TrainSamples.__getitems__` with its ``number``, on any device, to a training batch:
+
+        lr (B, 3, p, p), target (B, Q, 3): float32 in [0, 1]; coord (B, Q, 2), cell (B, 2): float32; number: int.
+        """
+        lr, target = batch["lr"].float() / 255, batch["target"].float() / 255
+        flip, side = batch["flip"], batch["crop"][:, None]
+        y, x = batch["pixel"] // side, batch["pixel"] % side  # (B, Q)
+        vertical, horizontal, transpose = flip.unbind(dim=1)
+
+        lr = torch.where(vertical[:, None, None, None], vflip(lr), lr)
+        lr = torch.where(horizontal[:, None, None, None], hflip(lr), lr)
+        lr = torch.where(transpose[:, None, None, None], lr.mT, lr)
+        y = torch.where(vertical[:, None], side - 1 - y, y)
+        x = torch.where(horizontal[:, None], side - 1 - x, x)
+        y, x = torch.where(transpose[:, None], x, y), torch.where(transpose[:, None], y, x)
+
+        step = 2 / side.double()
+        coord = torch.stack([y, x], dim=-1) * step[..., None].float() + (-1 + step / 2)[..., None].float()
+        if len(self.photometric):
+            lr, target = self._recolour(lr, target, batch["number"], rank)
+        return {
+            "lr": lr.contiguous(),
+            "coord": coord,
+            "cell": step.float().expand(-1, 2),
+            "target": target,
+            "number": batch["number"],
+        }
+
+    def _recolour(self, lr: Tensor, target: Tensor, number: int, rank: int) -> tuple[Tensor, Tensor]:
+        pixels = torch.cat([lr.flatten(2), target.mT], dim=2)[:, :, None]  # (B, 3, 1, p p + Q)
+        with torch.random.fork_rng(devices=[]):  # kornia draws its parameters on the CPU
+            torch.manual_seed(hash((self.seed, number, rank)))
+            for module in self.photometric:
+                pixels = module(pixels)
+        pixels = pixels[:, :, 0].clamp(0, 1)
+        split = lr.shape[-2] * lr.shape[-1]
+        return pixels[..., :split].reshape(lr.shape), pixels[..., split:].mT.contiguous()

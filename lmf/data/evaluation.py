@@ -1,0 +1,127 @@
+"""Evaluation sets: HR pictures and their LR versions at one scale."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lmf import image
+from lmf.data.degradations import resize_matlab, resize_pil
+from lmf.data.folder import DataError, ImageFolder, OnCorrupt, to_rgb
+from lmf.data.sources import Source
+
+Protocol = Literal["div2k", "benchmark", "raw"]
+LR = Literal["stored", "pil", "matlab"]
+
+
+class EvalSet(Dataset):
+    """One set of pictures at one scale.
+
+    LR made here: h = floor(H / s + 1e-9) rows, HR cropped from the top left to round(h s) and reduced to h, columns
+    likewise (the protocol of LIIF). Stored LR: HR cropped from the top left to round(h s) of the stored rows h.
+
+    Args:
+        name: of the pictures; the set is called ``NAME_xSCALE``.
+        source: where they are.
+        scale: any number of at least 1.
+        protocol: how `lmf.metrics` measures on it: "div2k", "benchmark" or "raw".
+        lr: "stored" reads ``X{scale}/NAMEx{scale}.png`` below the LR folder of the source, and falls back to "pil"
+            if there is no such folder; "pil" and "matlab" reduce bicubically.
+        limit: only the first so many pictures.
+        crop: only the central so many HR pixels, on both sides.
+        cache, on_corrupt: see `ImageFolder`.
+
+    Raises:
+        DataError: missing or damaged files, a picture too small for the scale, settings out of range.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: Source,
+        *,
+        scale: float,
+        protocol: Protocol,
+        lr: LR = "stored",
+        limit: int | None = None,
+        crop: int | None = None,
+        cache: str | Path | None = None,
+        on_corrupt: OnCorrupt = "stop",
+    ) -> None:
+        if not (math.isfinite(scale) and scale >= 1):
+            raise DataError(f"an evaluation scale must be at least 1, got {scale}")
+        if protocol not in ("div2k", "benchmark", "raw"):
+            raise DataError(f"protocol must be 'div2k', 'benchmark' or 'raw', got {protocol!r}")
+        if lr not in ("stored", "pil", "matlab"):
+            raise DataError(f"lr must be 'stored', 'pil' or 'matlab', got {lr!r}")
+        for option, value in (("limit", limit), ("crop", crop)):
+            if value is not None and value < 1:
+                raise DataError(f"{option} must be at least 1 or null, got {value}")
+        self.name, self.scale, self.protocol = f"{name}_x{scale:g}", float(scale), protocol
+        self.crop = crop
+        smallest = math.ceil(scale)
+        if crop is not None and crop < smallest:
+            raise DataError(f"crop {crop} leaves no LR pixel at scale {scale:g}; it must be at least {smallest}")
+        self.images = ImageFolder(source.files()[:limit], cache, smallest, on_corrupt, decode=on_corrupt == "skip")
+        self.stored = self._stored(source.lr_folder(scale)) if lr == "stored" else None
+        self.reduce = resize_matlab_to if lr == "matlab" else resize_pil
+
+    def _stored(self, folder: Path | None) -> list[Path] | None:
+        if folder is None:
+            return None
+        if not folder.is_dir():
+            rank_zero_info(f"{self.name}: no folder {folder}, LR images are made with PIL's bicubic")
+            return None
+        paths = [folder / f"{path.stem}x{self.scale:g}.png" for path in self.images.paths]
+        for path, (height, width) in zip(paths, self.images.sizes, strict=True):
+            try:
+                h, w = image.read_size(path)
+            except image.ImageError as error:
+                raise DataError(f"{error}; complete the folder {folder} or set lr=pil") from error
+            if round(h * self.scale) > height or round(w * self.scale) > width:
+                raise DataError(f"LR image {path} ({h} x {w}) times {self.scale:g} exceeds its HR ({height} x {width})")
+        return paths
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """{"lr": float32 (3, h, w), "hr": float32 (3, H, W), both in [0, 1], "name": stem of the file}."""
+        hr = self.images[index]
+        if self.stored is None:
+            lr, hr = self._made(hr)
+        else:
+            lr, hr = self._paired(to_rgb(image.read(self.stored[index])), hr)
+        return {"lr": to_float(lr), "hr": to_float(hr), "name": self.images.paths[index].stem}
+
+    def _made(self, hr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.crop is not None:
+            top, left = (max(0, n - self.crop) // 2 for n in hr.shape[:2])
+            hr = hr[top : top + self.crop, left : left + self.crop]
+        h, w = (math.floor(n / self.scale + 1e-9) for n in hr.shape[:2])
+        hr = np.ascontiguousarray(hr[: round(h * self.scale), : round(w * self.scale)])
+        return self.reduce(hr, (h, w)), hr
+
+    def _paired(self, lr: np.ndarray, hr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.crop is not None:
+            side = math.floor(self.crop / self.scale + 1e-9)
+            top, left = (max(0, n - side) // 2 for n in lr.shape[:2])
+            lr = lr[top : top + side, left : left + side]
+            hr = hr[round(top * self.scale) :, round(left * self.scale) :]
+        return lr, hr[: round(lr.shape[0] * self.scale), : round(lr.shape[1] * self.scale)]
+
+
+def resize_matlab_to(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return resize_matlab(image, size=size)
+
+
+def to_float(image: np.ndarray) -> Tensor:
+    """uint8 (H, W, 3) to float32 (3, H, W) in [0, 1]."""
+    return torch.tensor(image).permute(2, 0, 1).float().contiguous() / 255

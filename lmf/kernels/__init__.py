@@ -1,0 +1,81 @@
+"""Rendering a modulated MLP at coordinates, fused: without gathering modulations for every query.
+
+One operation in two shapes, `render` for scattered coordinates and `render_grid` for pixel grids, with three
+implementations: `reference` (plain torch, the definition), `cpu` (C++, compiled for the processor at hand on first use or
+by ``python -m lmf.kernels``) and `triton_kernel` (CUDA). The device and what is installed choose; `backend` overrides.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lmf.grid import Grid, axis
+from lmf.kernels import ops, reference
+from lmf.kernels.ops import BACKENDS, backend
+from lmf.kernels.reference import Form, Weights, blend
+
+__all__ = ["BACKENDS", "Form", "Weights", "backend", "blend", "render", "render_grid"]
+
+
+def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, form: Form) -> Tensor:
+    """Colours at scattered coordinates, blended over the local ensemble (`lmf.grid.ensemble`).
+
+    Args:
+        modulation: (B, h, w, 2 L D), all scales (L x D) then all shifts (L x D).
+        code: (B, h, w, K), what the MLP reads of a latent besides its modulations.
+        extra: (B, E), what it reads that is one per image.
+        coord: (B, Q, 2) as (y, x) in [-1, 1]. If it wants a gradient, `reference` serves.
+        weights: of the MLP.
+        form: what enters the MLP. ``"linear"``: ``[code, rel, extra]``, rel the coordinate relative to the latent, one
+            latent cell spanning 2 units. ``"fourier"``: code is M amplitudes, M / 2 frequencies along y and M / 2 along
+            x; ``amplitude * [cos(pi f), sin(pi f)]`` with ``f = fy * rel_y + fx * rel_x + extra``.
+
+    Returns:
+        (B, Q, 3), float64 if modulation is, else float32. Differentiable with respect to all but coord (once).
+    """
+    check(modulation, code, extra, weights, form)
+    modulation, code, extra, coord, *mlp = same_type(modulation, code, extra, coord, *weights)
+    if ops.forced == "reference" or (coord.requires_grad and torch.is_grad_enabled()):
+        return reference.render(modulation, code, extra, coord, Weights(*mlp), form)
+    return ops.render(modulation, code, extra, coord, *mlp, form)
+
+
+def render_grid(
+    modulation: Tensor, code: Tensor, extra: Tensor, target: Grid, image: Tensor | None, weights: Weights, form: Form
+) -> Tensor:
+    """Colours of the pixels of ``target``: (B, 3, rows, cols); see `render`.
+
+    Args:
+        image: (B, 3, h', w') sampled bilinearly at every pixel, border repeated, and added; or None.
+    """
+    check(modulation, code, extra, weights, form)
+    y = axis(target.cells[0], *target.rows, device=modulation.device)
+    x = axis(target.cells[1], *target.cols, device=modulation.device)
+    modulation, code, extra, y, x, *mlp = same_type(modulation, code, extra, y, x, *weights)
+    if image is not None:
+        image = image.to(modulation.dtype)
+    inputs = [t for t in (modulation, code, extra, image, *mlp) if t is not None]
+    if ops.forced == "reference" or (torch.is_grad_enabled() and any(t.requires_grad for t in inputs)):
+        return reference.render_grid(modulation, code, extra, y, x, image, Weights(*mlp), form)
+    return ops.render_grid(modulation, code, extra, y, x, image, *mlp, form)
+
+
+def same_type(*tensors: Tensor) -> list[Tensor]:
+    dtype = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
+    return [t.to(dtype) for t in tensors]
+
+
+def check(modulation: Tensor, code: Tensor, extra: Tensor, weights: Weights, form: str) -> None:
+    width, in_dim = weights.first.shape
+    depth = len(weights.bias)
+    if modulation.shape[-1] != 2 * depth * width:
+        raise ValueError(
+            f"{depth} layers of width {width} need {2 * depth * width} modulations, got {modulation.shape[-1]}"
+        )
+    wants = code.shape[-1] + 2 + extra.shape[-1] if form == "linear" else code.shape[-1] // 2
+    if wants != in_dim or (form == "fourier" and extra.shape[-1] != in_dim // 2):
+        raise ValueError(
+            f"{form} form makes {wants} numbers of code {code.shape[-1]} and extra {extra.shape[-1]}, "
+            f"the first layer reads {in_dim}"
+        )

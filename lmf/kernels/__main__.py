@@ -1,0 +1,8 @@
+"""``python -m lmf.kernels``: compiles the CPU kernel, so that the first picture need not wait for it."""
+
+from lmf.kernels.build import BuildError, build
+
+try:
+    print(f"CPU kernel: {build()}")
+except (BuildError, OSError) as error:
+    print(f"CPU kernel not built, rendering on the CPU will use plain torch: {error}")

@@ -1,0 +1,164 @@
+"""Rendering by the compiled CPU kernel (tile.h, render.cpp)."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmf.kernels.build import library
+from lmf.kernels.reference import Weights
+
+
+class Problem(ctypes.Structure):
+    """Mirrors ``struct Problem`` of tile.h."""
+
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in "batch height width row rows depth features stride batch_stride code_stride code_batch_stride "
+        "threads".split()
+    ] + [
+        (name, ctypes.c_void_p)
+        for name in "modulation code phase first hidden out bias out_bias first_back hidden_back out_back grad_modulation "
+        "grad_code grads".split()
+    ]
+
+
+def serves(modulation: Tensor, weights: Weights, form: str) -> bool:
+    width, in_dim = weights.first.shape
+    return (
+        width in (16, 32)
+        and weights.out.shape[0] == 3
+        and (form == "linear" or in_dim % max(width, 16) == 0)
+        and modulation.dtype in (torch.float32, torch.float64)
+        and modulation.device.type == "cpu"
+        and library() is not None
+    )
+
+
+def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, form: str) -> Tensor:
+    rgb = coord.new_empty(*coord.shape[:2], 3)
+    call = Call(modulation, code, extra, weights, form, rgb.numel() // 3)
+    call("points", coord.contiguous(), coord.shape[1], rgb)
+    return rgb
+
+
+def backward(
+    grad: Tensor, modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, form: str
+) -> tuple[Tensor, ...]:
+    call = Call(modulation, code, extra, weights, form, grad.numel() // 3)
+    (b, h, w, _), (depth, width), (_, in_dim) = modulation.shape, weights.bias.shape, weights.first.shape
+    rows, phases = (2, 0) if form == "linear" else (in_dim, in_dim // 2)
+    sizes = [rows * width, weights.hidden.numel(), depth * width, 3 * width, 3, b * phases]
+    to_modulation = modulation.new_zeros(modulation.shape)
+    to_code = code.new_zeros(b, h, w, width if form == "linear" else code.shape[-1])
+    partial = code.new_zeros(call.problem.threads, sum(sizes))
+    call.point(grad_modulation=to_modulation, grad_code=to_code, grads=partial)
+    call("points_backward", coord.contiguous(), coord.shape[1], grad.contiguous())
+    first, hidden, bias, out, to_out_bias, phase = partial.sum(0).split(sizes)
+    to_first, to_extra = first.view(rows, width).T, phase.view(b, phases)
+    if form == "linear":
+        k = code.shape[-1]
+        to_image = to_code.sum((1, 2))  # (B, D)
+        to_rest = [to_code.flatten(0, 2).T @ code.flatten(0, 2), to_first, to_image.T @ extra]
+        to_first, to_extra = torch.cat(to_rest, dim=1), to_image @ weights.first[:, k + 2 :]
+        to_code = to_code @ weights.first[:, :k]
+    to_hidden = hidden.view(-1, width, width).transpose(1, 2)
+    grads = (to_first, to_hidden, out.view(3, width), bias.view(depth, width), to_out_bias)
+    return to_modulation, to_code, to_extra, *(g.clone(memory_format=torch.contiguous_format) for g in grads)
+
+
+def render_grid(
+    modulation: Tensor,
+    code: Tensor,
+    extra: Tensor,
+    y: Tensor,
+    x: Tensor,
+    image: Tensor | None,
+    weights: Weights,
+    form: str,
+) -> Tensor:
+    height, width = len(y), len(x)
+    rgb = y.new_empty(len(modulation), 3, height, width)
+    rows = rows_around(y, modulation.shape[1])
+    call = Call(modulation, code, extra, weights, form, rgb.numel() // 3, rows)
+    size = (ctypes.c_int64 * 2)(*(image.shape[-2:] if image is not None else ()))
+    call("grid", y.contiguous(), height, x.contiguous(), width, image if image is None else image.contiguous(), size, rgb)
+    return rgb
+
+
+def rows_around(y: Tensor, cells: int) -> tuple[int, int]:
+    """The half-open range of latent rows that ``y`` may touch, on the generous side."""
+    if not len(y):
+        return 0, 0
+    first, last = ((float(v) + 1) * cells / 2 for v in torch.aminmax(y))
+    return max(0, min(math.floor(first) - 2, cells)), min(cells, max(0, math.ceil(last) + 2))
+
+
+class Call:
+    """One call of the library: its `Problem`, and the tensors that this points into."""
+
+    def __init__(
+        self,
+        modulation: Tensor,
+        code: Tensor,
+        extra: Tensor,
+        weights: Weights,
+        form: str,
+        queries: int,
+        rows: tuple[int, int] | None = None,
+    ) -> None:
+        (b, h, w, _), (depth, width) = modulation.shape, weights.bias.shape
+        start, stop = rows or (0, h)
+        modulation, code, features = modulation[:, start:stop], code[:, start:stop], 0
+        first, phase = weights.first, None
+        if form == "linear":  # what does not depend on the coordinate, once per latent
+            k = code.shape[-1]
+            code = F.linear(code, first[:, :k]) + F.linear(extra, first[:, k + 2 :])[:, None, None]  # (B, rows, w, D)
+            first = first[:, k : k + 2]
+        else:
+            features, phase = first.shape[1], extra
+        self.tensors: list[Tensor] = []
+        self.suffix = f"{'double' if modulation.dtype == torch.float64 else 'float'}_{width}"
+        self.problem = Problem(
+            batch=b,
+            height=h,
+            width=w,
+            row=start,
+            rows=stop - start,
+            depth=depth,
+            features=features,
+            threads=max(1, min(torch.get_num_threads(), queries // 512)),
+        )
+        modulation, code = strided(modulation), strided(code)
+        self.problem.batch_stride, _, self.problem.stride, _ = modulation.stride()
+        self.problem.code_batch_stride, _, self.problem.code_stride, _ = code.stride()
+        self.point(modulation=modulation, code=code, phase=phase if phase is None else phase.contiguous())
+        self.point(first=first.T.contiguous(), hidden=weights.hidden.transpose(1, 2).contiguous())
+        self.point(out=F.pad(weights.out.T, (0, 1)), out_bias=F.pad(weights.out_bias, (0, 1)), bias=weights.bias.contiguous())
+        self.point(first_back=first.contiguous(), hidden_back=weights.hidden.contiguous())
+        self.point(out_back=weights.out.contiguous())
+
+    def point(self, **tensors: Tensor | None) -> None:
+        for name, tensor in tensors.items():
+            setattr(self.problem, name, self.address(tensor))
+
+    def address(self, tensor: Tensor | None) -> int | None:
+        if tensor is None:
+            return None
+        self.tensors.append(tensor)
+        return tensor.data_ptr()
+
+    def __call__(self, function: str, *args: Any) -> None:
+        native = [ctypes.c_int64(a) if isinstance(a, int) else a for a in args]
+        native = [ctypes.c_void_p(self.address(a)) if a is None or isinstance(a, Tensor) else a for a in native]
+        getattr(library(), f"{function}_{self.suffix}")(ctypes.byref(self.problem), *native)
+
+
+def strided(t: Tensor) -> Tensor:
+    """``t`` (B, h, w, C), copied if need be so that its latents lie evenly spaced, each of them contiguous."""
+    return t if t.stride(3) == 1 and t.stride(1) == t.shape[2] * t.stride(2) else t.contiguous()

@@ -1,0 +1,157 @@
+"""Rendering as torch operators: shapes, gradients, autocast and FLOPs, so that compile, export and counters know them.
+
+``lmf::render`` at scattered coordinates, ``lmf::render_backward`` its gradients, ``lmf::render_grid`` on pixel grids.
+Each picks its implementation when it runs: by `backend` if that says so, else by device and what is installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from lmf.kernels.reference import Weights
+
+BACKENDS = ("reference", "cpu", "triton")
+
+
+def checked(name: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"the rendering backend must be one of {BACKENDS}, got {name!r}")
+    return name
+
+
+forced: str | None = checked(os.environ["LMF_KERNEL"]) if os.environ.get("LMF_KERNEL") else None
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Within the block, in the whole process, rendering runs on this implementation whatever the device.
+
+    Args:
+        name: ``"reference"``, ``"cpu"`` or ``"triton"``. The environment variable ``LMF_KERNEL`` does the same for a
+            whole run.
+
+    Raises:
+        ValueError: an unknown name; while rendering, an implementation that cannot serve.
+    """
+    global forced
+    before, forced = forced, checked(name)
+    try:
+        yield
+    finally:
+        forced = before
+
+
+def implementation(modulation: Tensor, weights: Weights, form: str) -> Any:
+    """The module of this package whose ``render``, ``backward`` and ``render_grid`` serve these tensors."""
+    name = forced or {"cpu": "cpu", "cuda": "triton"}.get(modulation.device.type, "reference")
+    if name == "triton" and importlib.util.find_spec("triton") is None:
+        serves = False
+    else:
+        module = importlib.import_module(f"lmf.kernels.{name}")
+        serves = module.serves(modulation, weights, form)
+    if serves:
+        return module
+    if forced:
+        raise ValueError(
+            f"the rendering backend {forced!r} cannot serve width {len(weights.first)}, {form} form of "
+            f"{weights.first.shape[1]} numbers, {modulation.dtype} on {modulation.device.type} here"
+        )
+    return importlib.import_module("lmf.kernels.reference")
+
+
+_LATENT = "Tensor modulation, Tensor code, Tensor extra"
+_WEIGHTS = "Tensor first, Tensor hidden, Tensor out, Tensor bias, Tensor out_bias, str form"
+
+
+@torch.library.custom_op(
+    "lmf::render", mutates_args=(), schema=f"({_LATENT}, Tensor coord, {_WEIGHTS}) -> Tensor"
+)
+def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any) -> Tensor:
+    weights, form = Weights(*mlp[:-1]), mlp[-1]
+    return implementation(modulation, weights, form).render(modulation, code, extra, coord, weights, form)
+
+
+@torch.library.custom_op(
+    "lmf::render_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad, {_LATENT}, Tensor coord, {_WEIGHTS}) -> ({', '.join(['Tensor'] * 8)})",
+)
+def render_backward(
+    grad: Tensor, modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any
+) -> tuple[Tensor, ...]:
+    weights, form = Weights(*mlp[:-1]), mlp[-1]
+    return implementation(modulation, weights, form).backward(grad, modulation, code, extra, coord, weights, form)
+
+
+@torch.library.custom_op(
+    "lmf::render_grid", mutates_args=(), schema=f"({_LATENT}, Tensor y, Tensor x, Tensor? image, {_WEIGHTS}) -> Tensor"
+)
+def render_grid(
+    modulation: Tensor, code: Tensor, extra: Tensor, y: Tensor, x: Tensor, image: Tensor | None, *mlp: Any
+) -> Tensor:
+    weights, form = Weights(*mlp[:-1]), mlp[-1]
+    return implementation(modulation, weights, form).render_grid(modulation, code, extra, y, x, image, weights, form)
+
+
+@render.register_fake
+def _(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any) -> Tensor:
+    return modulation.new_empty(*coord.shape[:2], 3)
+
+
+@render_backward.register_fake
+def _(
+    grad: Tensor, modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any
+) -> tuple[Tensor, ...]:
+    return tuple(t.new_empty(t.shape) for t in (modulation, code, extra, *mlp[:-1]))
+
+
+@render_grid.register_fake
+def _(modulation: Tensor, code: Tensor, extra: Tensor, y: Tensor, x: Tensor, *rest: Any) -> Tensor:
+    return modulation.new_empty(len(modulation), 3, len(y), len(x))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.form = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    modulation, code, extra, *weights = render_backward(grad, *ctx.saved_tensors, ctx.form)
+    return modulation, code, extra, None, *weights, None
+
+
+render.register_autograd(_backward, setup_context=_keep)
+
+for _op in (render, render_backward, render_grid):
+    for _device in ("cpu", "cuda"):
+        _op.register_autocast(_device, torch.float32)
+
+
+def _flops(queries: int, mlp: tuple[Any, ...]) -> int:
+    """Of the definition: four latents a query, every layer in full; 2 to a multiply-add."""
+    (width, in_dim), depth = mlp[0], mlp[3][0]
+    return 2 * 4 * queries * (in_dim * width + (depth - 1) * width * width + 3 * width)
+
+
+@register_flop_formula(torch.ops.lmf.render)
+def _(modulation: Any, code: Any, extra: Any, coord: Any, *mlp: Any, **_: Any) -> int:
+    return _flops(coord[0] * coord[1], mlp)
+
+
+@register_flop_formula(torch.ops.lmf.render_backward)
+def _(grad: Any, modulation: Any, code: Any, extra: Any, coord: Any, *mlp: Any, **_: Any) -> int:
+    return 2 * _flops(coord[0] * coord[1], mlp)  # wrt inputs and wrt weights
+
+
+@register_flop_formula(torch.ops.lmf.render_grid)
+def _(modulation: Any, code: Any, extra: Any, y: Any, x: Any, image: Any, *mlp: Any, **_: Any) -> int:
+    return _flops(modulation[0] * y[0] * x[0], mlp)

@@ -1,0 +1,156 @@
+"""The definition of rendering, in plain torch: readable, differentiable, and what every kernel is tested against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmf import grid
+
+Form = Literal["linear", "fourier"]
+
+
+class Weights(NamedTuple):
+    """A modulated MLP of L hidden layers of width D that reads ``in`` numbers."""
+
+    first: Tensor  # (D, in)
+    hidden: Tensor  # (L - 1, D, D)
+    out: Tensor  # (3, D)
+    bias: Tensor  # (L, D)
+    out_bias: Tensor  # (3,)
+
+
+def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, form: str) -> Tensor:
+    """See `lmf.kernels.render`."""
+
+    def predict(modulation: Tensor, code: Tensor, rel: Tensor) -> Tensor:
+        return mlp(render_input(code, rel, extra[:, None], form), modulation, weights)
+
+    return blend(modulation, code, coord, predict)
+
+
+def serves(modulation: Tensor, weights: Weights, form: str) -> bool:
+    return True
+
+
+def render_grid(
+    modulation: Tensor,
+    code: Tensor,
+    extra: Tensor,
+    y: Tensor,
+    x: Tensor,
+    image: Tensor | None,
+    weights: Weights,
+    form: str,
+) -> Tensor:
+    """See `lmf.kernels.render_grid`."""
+    coord = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1).expand(len(modulation), -1, 2)
+    rgb = render(modulation, code, extra, coord, weights, form)
+    if image is not None:
+        rgb = rgb + grid.bilinear(image, coord)
+    return rgb.transpose(1, 2).unflatten(2, (len(y), len(x))).contiguous()
+
+
+def blend(
+    modulation: Tensor, code: Tensor, coord: Tensor, predict: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Tensor:
+    """The local ensemble: what ``predict`` makes of the four latents around each coordinate, blended.
+
+    Args:
+        modulation, code: (B, h, w, C), channels last.
+        coord: (B, Q, 2) in [-1, 1].
+        predict: of modulation (B, Q, C), code (B, Q, K) and relative coordinate (B, Q, 2) of one latent per query.
+    """
+    h, w = modulation.shape[1:3]
+    rgb: Tensor | float = 0.0
+    for index, rel, weight in zip(*grid.ensemble(coord, (h, w)), strict=True):
+        rgb = rgb + weight[..., None] * predict(grid.take(modulation, index), grid.take(code, index), rel)
+    return torch.as_tensor(rgb)
+
+
+def render_input(code: Tensor, rel: Tensor, extra: Tensor, form: str) -> Tensor:
+    """What the MLP reads: ``code`` (B, Q, K), ``rel`` (B, Q, 2) and ``extra`` (B, 1 or Q, E) in the given form."""
+    if form == "linear":
+        return torch.cat([code, rel, extra.expand(*rel.shape[:2], -1)], dim=-1)
+    amplitude, fy, fx = code.split([code.shape[-1] // 2, code.shape[-1] // 4, code.shape[-1] // 4], dim=-1)
+    angle = torch.pi * (fy * rel[..., :1] + fx * rel[..., 1:] + extra)  # (B, Q, M / 2)
+    return amplitude * torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def mlp(x: Tensor, modulation: Tensor, weights: Weights) -> Tensor:
+    """``x`` (..., in) with ``modulation`` (..., 2 L D) to (..., 3): ``relu((W x + b) * (1 + scale_l) + shift_l)``."""
+    depth, width = weights.bias.shape
+    scales, shifts = modulation.unflatten(-1, (2, depth, width)).unbind(-3)  # (..., L, D) each
+    for level, weight in enumerate([weights.first, *weights.hidden]):
+        x = F.linear(x, weight, weights.bias[level])
+        x = (x * (1 + scales[..., level, :]) + shifts[..., level, :]).relu()
+    return F.linear(x, weights.out, weights.out_bias)
+
+
+def backward(
+    grad: Tensor, modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, form: str
+) -> tuple[Tensor, ...]:
+    """Gradients of ``(grad * render(...)).sum()`` wrt modulation, code, extra and the five weights.
+
+    Written out, and recomputed chunk by chunk, because operators run below autograd and must not keep a gathered
+    modulation tensor.
+    """
+    b, h, w, _ = modulation.shape
+    depth, width = weights.bias.shape
+    layers = [weights.first, *weights.hidden]
+    grads = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (modulation, code, extra, *weights)]
+    to_modulation, to_code, to_extra = (g.flatten(0, -2) for g in grads[:3])
+    to_layers = [grads[3], *grads[4]]
+    to_out, to_bias, to_out_bias = grads[5:]
+    to_out_bias += grad.sum((0, 1))
+    for chunk in chunks(coord):
+        image = torch.arange(b, device=coord.device)[:, None].expand(b, coord[:, chunk].shape[1]).flatten()
+        for index, rel, weight in zip(*grid.ensemble(coord[:, chunk], (h, w)), strict=True):
+            at = index.flatten() + image * (h * w)  # (n,)
+            rel = rel.flatten(0, 1)
+            scales, shifts = grid.take(modulation, index).view(-1, 2, depth, width).unbind(1)  # (n, L, D) each
+            codes = grid.take(code, index).flatten(0, 1)
+            x = [render_input(codes[None], rel[None], extra[image][None], form)[0]]
+            y = []
+            for level, layer in enumerate(layers):
+                y.append(F.linear(x[-1], layer, weights.bias[level]))  # (n, D)
+                x.append((y[-1] * (1 + scales[:, level]) + shifts[:, level]).relu())
+            g = (weight[..., None] * grad[:, chunk]).flatten(0, 1)  # (n, 3)
+            to_out += g.T @ x[-1]
+            g = g @ weights.out  # (n, D)
+            to_scales, to_shifts = torch.empty_like(scales), torch.empty_like(shifts)
+            for level in reversed(range(depth)):
+                to_shifts[:, level] = g = g * (x[level + 1] > 0)
+                to_scales[:, level] = g * y[level]
+                g = g * (1 + scales[:, level])
+                to_bias[level] += g.sum(0)
+                to_layers[level] += g.T @ x[level]
+                g = g @ layers[level]  # (n, D), at last (n, in)
+            to_modulation.index_add_(0, at, torch.cat([to_scales, to_shifts], dim=1).flatten(1))
+            to_codes, to_extras = input_backward(g, codes, rel, extra[image], form)
+            to_code.index_add_(0, at, to_codes)
+            to_extra.index_add_(0, image, to_extras)
+    return tuple(grads)
+
+
+def input_backward(g: Tensor, code: Tensor, rel: Tensor, extra: Tensor, form: str) -> tuple[Tensor, Tensor]:
+    """Gradients wrt ``code`` (n, K) and ``extra`` (n, E) of `render_input`, given ``g`` (n, in) of its result."""
+    if form == "linear":
+        return g[:, : code.shape[1]], g[:, code.shape[1] + 2 :]
+    amplitude, fy, fx = code.split([code.shape[1] // 2, code.shape[1] // 4, code.shape[1] // 4], dim=1)
+    angle = torch.pi * (fy * rel[:, :1] + fx * rel[:, 1:] + extra)
+    c, s = angle.cos(), angle.sin()
+    to_cos, to_sin = (g * amplitude).chunk(2, dim=1)
+    to_f = torch.pi * (to_sin * c - to_cos * s)
+    return torch.cat([g * torch.cat([c, s], dim=1), to_f * rel[:, :1], to_f * rel[:, 1:]], dim=1), to_f
+
+
+def chunks(coord: Tensor, queries: int = 65536) -> Iterator[slice]:
+    """Slices of the queries of ``coord`` (B, Q, 2), ``queries`` of the whole batch at a time."""
+    step = max(1, queries // len(coord))
+    for start in range(0, coord.shape[1], step):
+        yield slice(start, start + step)

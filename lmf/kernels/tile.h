@@ -1,0 +1,279 @@
+// A tile of pixels through the modulated MLP, forward and backward. reference.py is the definition.
+//
+// What makes this fast: layer 0's per-latent part comes ready from the caller; a weight is loaded once for several
+// rows (a row: one of the four neighbours of one of PIXELS pixels); modulations are read in place as contiguous
+// vectors; the four hidden vectors are blended before the output layer, which is linear.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "vector.h"
+
+// One call. Lengths and strides count elements. The last six pointers are null in the forward pass.
+struct Problem {
+    int64_t batch, height, width;      // of the latent grid
+    int64_t row, rows;                 // latent rows held: row .. row + rows - 1
+    int64_t depth, features;           // hidden layers L; numbers M entering layer 0 in Fourier form, 0 in linear form
+    int64_t stride, batch_stride;      // of modulation: to the next latent, to the next image
+    int64_t code_stride, code_batch_stride;
+    int64_t threads;
+    const void* modulation;            // (batch, rows, width, 2 L D)
+    const void* code;                  // (batch, rows, width, D), or M amplitudes, M/2 y and M/2 x frequencies
+    const void* phase;                 // (batch, M/2)
+    const void *first, *hidden, *out;  // (2 or M, D), (L - 1, in D, out D), (D, 4)
+    const void *bias, *out_bias;       // (L, D), (4)
+    const void *first_back, *hidden_back, *out_back;  // (D, M), (L - 1, out D, in D), (3, D)
+    void *grad_modulation, *grad_code, *grads;  // contiguous; (threads, first | hidden | bias | out | out_bias | phase)
+};
+
+template <class T>
+struct Place {  // the two latents around a coordinate on one axis
+    int64_t index[2];
+    T rel[2];
+};
+
+// Operation for operation what grid.ensemble computes: products and sums must round apart, or ties fall differently.
+#ifdef __clang__
+#define LMF_EXACT __attribute__((noinline))
+#else
+#define LMF_EXACT __attribute__((noinline, optimize("fp-contract=off")))
+#endif
+template <class T>
+LMF_EXACT Place<T> locate(T c, int64_t cells) {
+#ifdef __clang__
+#pragma clang fp contract(off)
+#endif
+    Place<T> place;
+    const T n = T(cells), last = n - 1, bound = T(1 - 1e-6);
+    for (int side = 0; side < 2; side++) {
+        T s = c + T((side ? 1.0 : -1.0) / cells + 1e-6);
+        s = s < -bound ? -bound : s > bound ? bound : s;
+        const T scaled = (s + 1) * n;
+        const T i = std::nearbyint((scaled - 1) / 2);
+        const T index = i > 0 ? (i < last ? i : last) : T(0);  // NaN too lands on a latent
+        const float step = float(index) * float(2.0 / cells);
+        const float centre = step + float(-1 + 1.0 / cells);
+        place.index[side] = int64_t(index);
+        place.rel[side] = (c - T(centre)) * n;
+    }
+    return place;
+}
+
+constexpr int PIXELS = 4, ROWS = 4 * PIXELS;
+
+template <class T, int D>
+struct Renderer {
+    static constexpr int R = block_rows<T, D>();
+    static constexpr int N = REGISTER / sizeof(T);
+    using B = Block<T, D, R>;
+    using L = typename B::L;
+    using V = typename B::V;
+    using L8 = Lanes<T, 8>;
+    using V8 = typename L8::V;
+
+    const Problem& p;
+    const int depth, features, code_size;
+    const T *first, *hidden, *out, *bias, *out_bias;
+    T* grads;
+    // A tile of pixels: where its rows read, and everything computed on the way.
+    int64_t image[PIXELS], latent[ROWS], modulation[ROWS], coding[ROWS];
+    T rel[ROWS][2], weight[ROWS];
+    alignas(64) T blend[PIXELS][D], rgb[PIXELS][4];  // r, g, b, nothing
+    std::vector<T> input, x, y, dx, dy;  // (ROWS, M), (L, ROWS, D) twice, (ROWS, max(M, D)), (ROWS, D)
+
+    Renderer(const Problem& problem, bool keep, int thread)
+        : p(problem), depth(p.depth), features(p.features), code_size(features ? 2 * features : D),
+          first((const T*)p.first), hidden((const T*)p.hidden), out((const T*)p.out), bias((const T*)p.bias),
+          out_bias((const T*)p.out_bias), grads((T*)p.grads + thread * (keep ? count() : 0)), input(ROWS * features),
+          x((keep ? depth : 1) * ROWS * D), y(keep ? x.size() : 0), dx(keep ? ROWS * std::max(features, D) : 0),
+          dy(keep ? ROWS * D : 0) {}
+
+    int64_t count() const { 
+        return ((features ? features : 2) + (depth - 1) * D + depth + 3) * D + 3 + p.batch * features / 2;
+    }
+
+    void place(int pixel, int64_t number, const Place<T>& v, const Place<T>& u) {
+        T area[4], sum = 0;
+        image[pixel] = number;
+        for (int m = 0; m < 4; m++) {
+            const int r = 4 * pixel + m;
+            const int64_t at = (v.index[m / 2] - p.row) * p.width + u.index[m % 2];
+            latent[r] = number * p.rows * p.width + at;
+            modulation[r] = number * p.batch_stride + at * p.stride;
+            coding[r] = number * p.code_batch_stride + at * p.code_stride;
+            rel[r][0] = v.rel[m / 2];
+            rel[r][1] = u.rel[m % 2];
+            area[m] = std::abs(rel[r][0] * rel[r][1]) + T(1e-9);
+            sum += area[m];
+        }
+        for (int m = 0; m < 4; m++) weight[4 * pixel + m] = area[3 - m] / sum;
+    }
+
+    void repeat(int pixel, int from) {
+        image[pixel] = image[from];
+        for (int m = 0; m < 4; m++) {
+            const int r = 4 * pixel + m, s = 4 * from + m;
+            latent[r] = latent[s], modulation[r] = modulation[s], coding[r] = coding[s], weight[r] = weight[s];
+            rel[r][0] = rel[s][0], rel[r][1] = rel[s][1];
+        }
+    }
+
+    const T* code(int r) const { return (const T*)p.code + coding[r]; }
+
+    // f of eight frequencies of row r, from k on.
+    LMF_INLINE V8 frequency(int r, int k) const {
+        const T* f = code(r) + features + k;
+        const T* phase = (const T*)p.phase + image[r / 4] * features / 2 + k;
+        return L8::load(f) * rel[r][0] + L8::load(f + features / 2) * rel[r][1] + L8::load(phase);
+    }
+
+    void fourier() {
+        for (int r = 0; r < ROWS; r++)
+            for (int k = 0; k < features / 2; k += 8) {
+                V8 c, s;
+                sincospi(frequency(r, k), c, s, T());
+                T* z = &input[r * features + k];
+                L8::store(z, L8::load(code(r) + k) * c);
+                L8::store(z + features / 2, L8::load(code(r) + features / 2 + k) * s);
+            }
+    }
+
+    template <bool KEEP>
+    void forward() {
+        if (features) fourier();
+        const T* in = features ? input.data() : nullptr;
+        for (int l = 0; l < depth; l++) {
+            T* next = &x[KEEP ? l * ROWS * D : 0];
+            const T* weights = l ? hidden + (l - 1) * D * D : first;
+            for (int r = 0; r < ROWS; r += R) {
+                B block;
+                block.fill(bias + l * D);
+                if (l)
+                    block.multiply(in + r * D, D, 1, weights, D, D);
+                else if (features)
+                    block.multiply(in + r * features, features, 1, weights, D, features);
+                else {
+                    LMF_UNROLL for (int i = 0; i < R; i++)
+                        LMF_UNROLL for (int v = 0; v < B::W; v++) block.at[i][v] += L::load(code(r + i) + v * N);
+                    block.multiply(rel[r], 2, 1, weights, D, 2);
+                }
+                LMF_UNROLL for (int i = 0; i < R; i++) {
+                    const T* scale = (const T*)p.modulation + modulation[r + i] + l * D;
+                    const T* shift = scale + depth * D;
+                    LMF_UNROLL for (int v = 0; v < B::W; v++) {
+                        const V a = block.at[i][v];
+                        if (KEEP) L::store(&y[(l * ROWS + r + i) * D + v * N], a);
+                        const V m = a * L::load(scale + v * N) + (a + L::load(shift + v * N)), zero{};
+                        L::store(next + (r + i) * D + v * N, zero > m ? zero : m);  // NaN stays NaN
+                    }
+                }
+            }
+            in = next;
+        }
+        for (int i = 0; i < PIXELS; i++)
+            LMF_UNROLL for (int v = 0; v < B::W; v++) {
+                V b{};
+                LMF_UNROLL for (int m = 0; m < 4; m++)
+                    b += weight[4 * i + m] * L::load(in + (4 * i + m) * D + v * N);
+                L::store(blend[i] + v * N, b);
+            }
+        Block<T, 4, PIXELS, 4> colour;
+        colour.fill(out_bias);
+        colour.multiply(blend[0], D, 1, out, 4, D);
+        for (int i = 0; i < PIXELS; i++) Lanes<T, 4>::store(rgb[i], colour.at[i][0]);
+    }
+
+    // grad (K, D) += a^T b over the tile's rows: a (ROWS, K), b (ROWS, D). K is a multiple of S.
+    template <int S>
+    LMF_INLINE void outer(const T* a, int K, const T* b, T* grad) {
+        for (int k = 0; k < K; k += S) {
+            Block<T, D, S> block;
+            LMF_UNROLL for (int i = 0; i < S; i++)
+                LMF_UNROLL for (int v = 0; v < B::W; v++) block.at[i][v] = L::load(grad + (k + i) * D + v * N);
+            block.multiply(a + k, 1, K, b, D, ROWS);
+            LMF_UNROLL for (int i = 0; i < S; i++)
+                LMF_UNROLL for (int v = 0; v < B::W; v++) L::store(grad + (k + i) * D + v * N, block.at[i][v]);
+        }
+    }
+
+    // dx (ROWS, K) = dy (ROWS, D) weight (D, K)
+    LMF_INLINE void pull(const T* weight, int K) {
+        for (int column = 0; column < K; column += D)
+            for (int r = 0; r < ROWS; r += R) {
+                B block;
+                block.zero();
+                block.multiply(&dy[r * D], D, 1, weight + column, K, D);
+                LMF_UNROLL for (int i = 0; i < R; i++)
+                    LMF_UNROLL for (int v = 0; v < B::W; v++)
+                        L::store(&dx[(r + i) * K + column + v * N], block.at[i][v]);
+            }
+    }
+
+    // After forward<true>: adds the gradients of sum(grad * rgb) to all that the tile read.
+    void backward(const T (&grad)[PIXELS][3]) {
+        T* grad_first = grads;
+        T* grad_hidden = grad_first + (features ? features : 2) * D;
+        T* grad_bias = grad_hidden + (depth - 1) * D * D;
+        T* grad_out = grad_bias + depth * D;
+        for (int i = 0; i < PIXELS; i++)
+            for (int v = 0; v < D; v += N) {
+                V g{};
+                for (int c = 0; c < 3; c++) {
+                    g += grad[i][c] * L::load((const T*)p.out_back + c * D + v);
+                    L::add(grad_out + c * D + v, grad[i][c] * L::load(blend[i] + v));
+                }
+                for (int m = 0; m < 4; m++) L::store(&dx[(4 * i + m) * D + v], weight[4 * i + m] * g);
+            }
+        for (int i = 0; i < PIXELS; i++)
+            for (int c = 0; c < 3; c++) grad_out[3 * D + c] += grad[i][c];
+        for (int l = depth - 1; l >= 0; l--) {
+            for (int r = 0; r < ROWS; r++) {
+                const T* scale = (const T*)p.modulation + modulation[r] + l * D;
+                T* grad_scale = (T*)p.grad_modulation + (latent[r] * 2 * depth + l) * D;
+                T* grad_shift = grad_scale + depth * D;
+                for (int v = 0; v < D; v += N) {
+                    const int at = (l * ROWS + r) * D + v;
+                    const V zero{}, d = L::load(&x[at]) > zero ? L::load(&dx[r * D + v]) : zero;
+                    L::add(grad_shift + v, d);
+                    L::add(grad_scale + v, d * L::load(&y[at]));
+                    const V e = d + d * L::load(scale + v);
+                    L::store(&dy[r * D + v], e);
+                    L::add(grad_bias + l * D + v, e);
+                }
+            }
+            if (l) {
+                outer<R>(&x[(l - 1) * ROWS * D], D, dy.data(), grad_hidden + (l - 1) * D * D);
+                pull((const T*)p.hidden_back + (l - 1) * D * D, D);
+            }
+        }
+        if (features) {
+            outer<R>(input.data(), features, dy.data(), grad_first);
+            pull((const T*)p.first_back, features);
+            backward_fourier();
+        } else {
+            outer<2>(rel[0], 2, dy.data(), grad_first);
+            for (int r = 0; r < ROWS; r++)
+                for (int v = 0; v < D; v += N)
+                    L::add((T*)p.grad_code + latent[r] * code_size + v, L::load(&dy[r * D + v]));
+        }
+    }
+
+    void backward_fourier() {
+        for (int r = 0; r < ROWS; r++)
+            for (int k = 0; k < features / 2; k += 8) {
+                V8 c, s;
+                sincospi(frequency(r, k), c, s, T());
+                const T *coef = code(r) + k, *dz = &dx[r * features + k];
+                const V8 dc = L8::load(dz), ds = L8::load(dz + features / 2);
+                const V8 f = T(3.14159265358979323846) *
+                             (ds * L8::load(coef + features / 2) * c - dc * L8::load(coef) * s);
+                T* grad = (T*)p.grad_code + latent[r] * code_size + k;
+                L8::add(grad, dc * c);
+                L8::add(grad + features / 2, ds * s);
+                L8::add(grad + features, f * rel[r][0]);
+                L8::add(grad + features / 2 * 3, f * rel[r][1]);
+                L8::add(grads + count() - (p.batch - image[r / 4]) * features / 2 + k, f);
+            }
+    }
+};

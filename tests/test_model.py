@@ -1,0 +1,159 @@
+"""`SRModel` with every decoder: any size, any scale, any batch."""
+
+import numpy as np
+import pytest
+import torch
+
+from lmf import SRModel, decoders, encoders
+from lmf.grid import Grid
+from lmf.renderers import Dense
+
+TINY = {
+    "liif": lambda: decoders.LIIF(8, [16, 16]),
+    "metasr": lambda: decoders.MetaSR(8, [16]),
+    "lte": lambda: decoders.LTE(8, 16, [16]),
+    "lte_plus": lambda: decoders.LTEPlus(8, 16, [16]),
+    "ciaosr": lambda: decoders.CiaoSR(8, [16], [16], [16]),
+    "diif": lambda: decoders.DIIF(8, [16, 16], [16]),
+    "diif_constant": lambda: decoders.DIIF(8, [16, 16], [16], slicing="constant"),
+    "lm_liif": lambda: decoders.LMLIIF(8, 8, 2, [16], 4),
+    "lm_liif_features": lambda: decoders.LMLIIF(8, 8, 2, [16], 0),
+    "lm_lte": lambda: decoders.LMLTE(8, 16, 8, 2, [16], 16),
+    "lm_lte_features": lambda: decoders.LMLTE(8, 16, 8, 2, [16], 0),
+    "lm_ciaosr": lambda: decoders.LMCiaoSR(8, 8, 2, [16], [16], [16], [16], 8),
+    "lm_ciaosr_features": lambda: decoders.LMCiaoSR(8, 8, 2, [16], [16], [16], [16], 0),
+    "bicubic": lambda: decoders.Bicubic(8),
+}
+
+
+@pytest.fixture(params=TINY)
+def model(request):
+    torch.manual_seed(0)
+    return SRModel(encoders.EDSR(8, 1), TINY[request.param]()).eval()
+
+
+def pictures(*shape):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale", [0.5, 1, 2.7, 30])
+def test_any_scale(model, scale):
+    size = (round(7 * scale), round(5 * scale))
+    out = model.render(pictures(1, 3, 7, 5), size)
+    assert out.shape == (1, 3, *size)
+    assert out.isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shape", [(1, 1), (1, 6), (40, 100), (63, 49)])
+def test_any_size_and_shape(model, shape):
+    out = model.render(pictures(1, 3, *shape), (31, 67))
+    assert out.shape == (1, 3, 31, 67)
+    assert out.isfinite().all()
+
+
+@torch.no_grad()
+def test_batch_is_its_images_one_by_one(model):
+    lr = pictures(2, 3, 8, 6)
+    both = model.render(lr, (19, 21))
+    for i in range(2):
+        torch.testing.assert_close(both[i : i + 1], model.render(lr[i : i + 1], (19, 21)), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_bands_queries_and_whole_agree(model):
+    """Also fewer queries than latents, coordinates in any order, and inputs that are not contiguous."""
+    lr, size = pictures(2, 6, 3, 8).permute(0, 2, 3, 1), (17, 26)
+    target = Grid.of(*size)
+    whole = model.render(lr, size)
+    model.renderer = Dense(queries=60)
+    torch.testing.assert_close(model.render(lr, size), whole, atol=1e-5, rtol=0)
+    some = torch.tensor([3, 400, 77, 3, 210])
+    coord = target.coord().T.contiguous().T[some].expand(2, -1, 2)
+    cell = model.decoder.cell(target, (8, 6), 2, lr.device)
+    lr_t = lr if lr.shape[-2:] == (8, 6) else lr.transpose(-1, -2)
+    out = model(lr_t, coord, cell)
+    expected = model.render(lr_t.contiguous(), size).flatten(2)[:, :, some].transpose(1, 2)
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_no_state_between_calls(model):
+    a, b = pictures(2, 3, 6, 6).split(1)
+    first = model.render(a, (13, 13))
+    model.render(b[..., :4], (9, 9))
+    assert torch.equal(model.render(a, (13, 13)), first)
+
+
+def test_every_parameter_learns(model):
+    model.train()
+    coord, cell = torch.rand(2, 30, 2) * 2 - 1, torch.full((2, 2), 0.1)
+    model(pictures(2, 3, 6, 6), coord, cell).square().sum().backward()
+    unused = "encoder" if isinstance(model.decoder, decoders.Bicubic) else "nothing"
+    for name, parameter in model.named_parameters():
+        if not name.startswith(unused):
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.any(), name
+
+
+@torch.no_grad()
+def test_double_precision(model):
+    lr = pictures(1, 3, 6, 6)
+    coord, cell = torch.rand(1, 20, 2) * 2 - 1, torch.tensor([[0.1, 0.1]])
+    single = model(lr, coord, cell)
+    double = model.double()(lr.double(), coord.double(), cell.double())
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(single.double(), double, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_clipped_and_free_cells():
+    target = Grid.of(80, 120)
+    free, clipped = decoders.LIIF(8, [8]), decoders.LMLIIF(8, 8, 1, [8], 4)
+    assert free.cell(target, (10, 10), 1, torch.device("cpu")).tolist()[0] == pytest.approx([1 / 40, 1 / 60])
+    assert clipped.cell(target, (10, 10), 3, torch.device("cpu")).tolist() == [pytest.approx([1 / 20, 1 / 20])] * 3
+
+
+@pytest.fixture(params=["lte", "lm_liif", "diif", "ciaosr"])
+def padding_model(request):
+    torch.manual_seed(0)
+    encoder = encoders.SwinIR(8, embed=12, depths=[2], heads=[2])
+    return SRModel(encoder, TINY[request.param]()).eval()
+
+
+@torch.no_grad()
+def test_padding_is_padding_by_hand(padding_model):
+    """21 x 27 enlarged by 3 is the corner of its reflection, 24 x 32, enlarged by 3."""
+    lr = pictures(2, 3, 21, 27)
+    by_hand = torch.from_numpy(np.pad(lr.numpy(), ((0, 0), (0, 0), (0, 3), (0, 5)), mode="reflect"))
+    out = padding_model.render(lr, (63, 81))
+    expected = padding_model.render(by_hand, (72, 96))[:, :, :63, :81]
+    torch.testing.assert_close(out, expected, atol=2e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_padding_moves_scattered_coordinates_alike(padding_model):
+    lr, size = pictures(2, 3, 21, 27), (50, 61)
+    target = Grid.of(*size)
+    cell = padding_model.decoder.cell(target, (21, 27), 2, lr.device)
+    out = padding_model(lr, target.coord().expand(2, -1, 2), cell)
+    expected = padding_model.render(lr, size).flatten(2).transpose(1, 2)
+    off = (out - expected).abs().amax(-1) > 2e-4
+    assert off.float().mean() < 2e-3
+
+
+@torch.no_grad()
+def test_padding_leaves_the_picture_in_place():
+    """An encoder that needs padding shows the same picture; only what the border repeats differs."""
+    lr = pictures(1, 3, 13, 10)
+    plain, padded = encoders.Identity(), encoders.Identity()
+    padded.multiple = 8
+    a, b = (SRModel(e, decoders.Bicubic(3)).render(lr, (40, 31)) for e in (plain, padded))
+    torch.testing.assert_close(a[:, :, :33, :24], b[:, :, :33, :24], atol=1e-4, rtol=0)
+
+
+def test_widths_must_fit():
+    with pytest.raises(ValueError, match="LIIF expects 8 feature channels, EDSR delivers 16"):
+        SRModel(encoders.EDSR(16, 1), decoders.LIIF(8))
