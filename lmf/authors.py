@@ -225,9 +225,7 @@ def lm_ciaosr(args: Config, state: State, notes: list[str]) -> tuple[Config, Sta
 
 def cross_scale(args: Config, state: State, notes: list[str]) -> State:
     """What CiaoSR and LM-CiaoSR share."""
-    require(
-        args, local_size=2, feat_unfold=True, non_local_attn=True, multi_scale=[2], softmax_scale=1, imnet_spec=None
-    )
+    require(args, local_size=2, feat_unfold=True, non_local_attn=True, multi_scale=[2], softmax_scale=1)
     notes.append(
         "decoder: non-local features are also computed where one side of the image is under 48 and the other makes "
         "it more than 48 x 48 in all; the authors' are zero there"

@@ -2,7 +2,8 @@
 
 The only module that knows the coordinate convention. A picture covers [-1, 1] in both axes; a grid of n
 cells has its centres at ``-1 + (2 i + 1) / n``; coordinates are (y, x). All grids (latents, outputs, CMSR
-levels) come from one float32 expression, so centres that coincide differ by exactly 0.
+levels) come from one float32 expression: grids of one size coincide exactly, and centres that grids of
+different sizes share differ by a rounding at most.
 """
 
 from __future__ import annotations

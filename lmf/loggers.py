@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
+
+from lmf.runs import is_rank_zero
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def wandb_logger(
         return WandbLogger(save_dir=save_dir, id=run_id(Path(save_dir)), mode=mode, settings=settings, **options)
 
     logger = make(mode)
-    if mode == "online" and int(os.environ.get("LOCAL_RANK", 0)) == 0:
+    if mode == "online" and is_rank_zero():
         try:
             _ = logger.experiment
         except Exception as error:  # wandb raises many kinds: no key, no network, time-out, server errors

@@ -62,9 +62,14 @@ def _new(parent: Path) -> str:
     raise OSError(f"cannot make a new run folder in {parent}")
 
 
+def is_rank_zero() -> bool:
+    """Whether this process is the one that speaks and writes, also before Lightning has set anything up."""
+    return all(os.environ.get(key, "0") == "0" for key in ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID"))
+
+
 @contextmanager
 def job(output: Path) -> Iterator[None]:
-    """Around a job that writes to ``output``: the ranks that Lightning starts run this job in this folder, not the whole sweep elsewhere.
+    """Around a job that writes to ``output``: the ranks that Lightning starts run this job there, not all of a sweep.
 
     Lightning re-executes ``sys.argv``; in a multirun that names every job.
     """

@@ -72,10 +72,10 @@ def test_bands_queries_and_whole_agree(model):
     some = torch.tensor([3, 400, 77, 3, 210])
     coord = target.coord().T.contiguous().T[some].expand(2, -1, 2)
     cell = model.decoder.cell(target, (8, 6), 2, lr.device)
-    lr_t = lr if lr.shape[-2:] == (8, 6) else lr.transpose(-1, -2)
-    out = model(lr_t, coord, cell)
-    expected = model.render(lr_t.contiguous(), size).flatten(2)[:, :, some].transpose(1, 2)
-    torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
+    assert not lr.is_contiguous()
+    assert not coord.is_contiguous()
+    expected = whole.flatten(2)[:, :, some].transpose(1, 2)
+    torch.testing.assert_close(model(lr, coord, cell), expected, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -87,15 +87,15 @@ def test_no_state_between_calls(model):
 
 
 def test_every_parameter_learns(model):
+    if isinstance(model.decoder, decoders.Bicubic):
+        pytest.skip("has no parameters")
     model.train()
     coord, cell = torch.rand(2, 30, 2) * 2 - 1, torch.full((2, 2), 0.1)
     model(pictures(2, 3, 6, 6), coord, cell).square().sum().backward()
-    unused = "encoder" if isinstance(model.decoder, decoders.Bicubic) else "nothing"
     for name, parameter in model.named_parameters():
-        if not name.startswith(unused):
-            assert parameter.grad is not None, name
-            assert parameter.grad.isfinite().all(), name
-            assert parameter.grad.any(), name
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ def list_images(root: str | Path) -> list[Path]:
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"no such folder of images: {root.absolute()}")
-    found = (path for path in root.rglob("*") if path.suffix.lower() in image.SUFFIXES)
+    found = (path for path in root.rglob("*") if path.suffix.lower() in image.SUFFIXES and path.is_file())
     paths = sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts))
     if not paths:
         raise DataError(f"no images in {root.absolute()} (looked for {', '.join(image.SUFFIXES)} at any depth)")

@@ -67,7 +67,7 @@ class TrainLoader(DataLoader):
         """The rest of the epoch: training batches with their ``number``, still to go through `BatchAugment`."""
         for batch in super().__iter__():
             if isinstance(batch, DataError):
-                raise batch
+                raise DataError(str(batch))  # raising the local itself would tie workers into a reference cycle
             batch["number"] = self.order.batches
             self.order.batches += 1
             yield batch
@@ -81,7 +81,9 @@ class TrainLoader(DataLoader):
         return {"batches": self.order.batches}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.resume(state["batches"])
+        """Goes on where `state_dict` was taken, unless `resume` has said where."""
+        if not self.order.resumed:
+            self.resume(state["batches"])
 
 
 class TrainOrder(DistributedSampler):

@@ -87,12 +87,14 @@ class Decoder(nn.Module):
         return rgb
 
     def render(self, latent: Latent, target: grid.Grid, cell: Tensor) -> Tensor:
-        """Colours (B, 3, rows, cols) of all pixels of ``target``: `query` on a grid, and as a rule all at once.
-
-        Decoders that know a shorter way for grids override it.
-        """
+        """`query` at every pixel of ``target``: (B, 3, rows, cols)."""
         coord = target.coord(cell.device).expand(len(cell), -1, 2)
         return self.query(latent, coord, cell).transpose(1, 2).unflatten(2, target.size)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether `render` needs no memory to speak of besides its result, however large."""
+        return False
 
     def skipped(self, latent: Latent) -> Tensor | None:
         """The picture (B, 3, h, w) to be sampled and added to what `decode` predicts, or None."""

@@ -8,6 +8,7 @@ renderer reads besides modulations; everything else is here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,12 +62,13 @@ class ModulatedMLP(nn.Module):
 
     def weights(self) -> kernels.Weights:
         """Stacked as `lmf.kernels` takes them."""
-        first, *hidden, out = self.layers[::2]
+        first, *hidden, out = (layer for layer in self.layers if isinstance(layer, nn.Linear))
+        square = first.weight.new_empty(0, self.width, self.width)
         return kernels.Weights(
             first=first.weight,
-            hidden=torch.stack([layer.weight for layer in hidden]) if hidden else first.bias.new_empty(0, *2 * (self.width,)),
+            hidden=torch.stack([layer.weight for layer in hidden]) if hidden else square,
             out=out.weight,
-            bias=torch.stack([first.bias, *(layer.bias for layer in hidden)]),
+            bias=torch.stack([layer.bias for layer in (first, *hidden)]),
             out_bias=out.bias,
         )
 
@@ -107,7 +109,7 @@ class LMFDecoder(Decoder):
 
     def decode(self, latent: ModulatedLatent, coord: Tensor, cell: Tensor) -> Tensor:
         rel_cell = grid.relative_cell(cell, latent.size)  # (B, 2)
-        if (form := self.fused_form()) is not None:
+        if form := self.fused_form():
             extra, weights = self.extra(rel_cell), self.imnet.weights()
             return kernels.render(latent.modulation, latent.code, extra, coord, weights, form)
         cells = rel_cell[:, None].expand(*coord.shape)
@@ -118,12 +120,17 @@ class LMFDecoder(Decoder):
             lambda modulation, code, rel: self.imnet(self.render_input(code, rel, cells), modulation),
         )
 
-    def render(self, latent: ModulatedLatent, target: grid.Grid, cell: Tensor) -> Tensor:
+    def render(self, latent: Any, target: grid.Grid, cell: Tensor) -> Tensor:
         form = self.fused_form()
-        if form is None or type(self).decode is not LMFDecoder.decode or type(self).query is not Decoder.query:
+        if form is None or not self.bounded:
             return super().render(latent, target, cell)
-        extra, weights = self.extra(grid.relative_cell(cell, latent.size)), self.imnet.weights()
-        return kernels.render_grid(latent.modulation, latent.code, extra, target, self.skipped(latent), weights, form)
+        extra, image = self.extra(grid.relative_cell(cell, latent.size)), self.skipped(latent)
+        return kernels.render_grid(latent.modulation, latent.code, extra, target, image, self.imnet.weights(), form)
+
+    @property
+    def bounded(self) -> bool:
+        own = type(self).decode is not LMFDecoder.decode or type(self).query is not Decoder.query
+        return self.fused_form() is not None and not own
 
     def fused_form(self) -> kernels.Form | None:
         """``form``, unless a subclass of a fused decoder went its own way after all."""

@@ -1,8 +1,8 @@
 """Rendering a modulated MLP at coordinates, fused: without gathering modulations for every query.
 
 One operation in two shapes, `render` for scattered coordinates and `render_grid` for pixel grids, with three
-implementations: `reference` (plain torch, the definition), `cpu` (C++, compiled for the processor at hand on first use or
-by ``python -m lmf.kernels``) and `triton_kernel` (CUDA). The device and what is installed choose; `backend` overrides.
+implementations: `reference` (plain torch, the definition), `cpu` (C++, compiled for the processor at hand on first use
+or by ``python -m lmf.kernels``) and `triton` (CUDA). The device and what is installed choose; `backend` overrides.
 """
 
 from __future__ import annotations

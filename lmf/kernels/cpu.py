@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmf.kernels.build import library
+from lmf.kernels.layout import fold, strided
 from lmf.kernels.reference import Weights
 
 
@@ -18,13 +19,11 @@ class Problem(ctypes.Structure):
     """Mirrors ``struct Problem`` of tile.h."""
 
     _fields_ = [
-        (name, ctypes.c_int64)
-        for name in "batch height width row rows depth features stride batch_stride code_stride code_batch_stride "
-        "threads".split()
-    ] + [
-        (name, ctypes.c_void_p)
-        for name in "modulation code phase first hidden out bias out_bias first_back hidden_back out_back grad_modulation "
-        "grad_code grads".split()
+        *((name, ctypes.c_int64) for name in ("batch", "height", "width", "row", "rows", "depth", "features")),
+        *((name, ctypes.c_int64) for name in ("stride", "batch_stride", "code_stride", "code_batch_stride", "threads")),
+        *((name, ctypes.c_void_p) for name in ("modulation", "code", "phase", "first", "hidden", "out")),
+        *((name, ctypes.c_void_p) for name in ("bias", "out_bias", "first_back", "hidden_back", "out_back")),
+        *((name, ctypes.c_void_p) for name in ("grad_modulation", "grad_code", "grads")),
     ]
 
 
@@ -42,7 +41,8 @@ def serves(modulation: Tensor, weights: Weights, form: str) -> bool:
 
 def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, form: str) -> Tensor:
     rgb = coord.new_empty(*coord.shape[:2], 3)
-    call = Call(modulation, code, extra, weights, form, rgb.numel() // 3)
+    rows = rows_around(coord[..., 0], modulation.shape[1])
+    call = Call(modulation, code, extra, weights, form, rgb.numel() // 3, rows)
     call("points", coord.contiguous(), coord.shape[1], rgb)
     return rgb
 
@@ -87,15 +87,19 @@ def render_grid(
     rows = rows_around(y, modulation.shape[1])
     call = Call(modulation, code, extra, weights, form, rgb.numel() // 3, rows)
     size = (ctypes.c_int64 * 2)(*(image.shape[-2:] if image is not None else ()))
-    call("grid", y.contiguous(), height, x.contiguous(), width, image if image is None else image.contiguous(), size, rgb)
+    call(
+        "grid", y.contiguous(), height, x.contiguous(), width, image if image is None else image.contiguous(), size, rgb
+    )
     return rgb
 
 
 def rows_around(y: Tensor, cells: int) -> tuple[int, int]:
     """The half-open range of latent rows that ``y`` may touch, on the generous side."""
-    if not len(y):
+    if not y.numel():
         return 0, 0
     first, last = ((float(v) + 1) * cells / 2 for v in torch.aminmax(y))
+    if not math.isfinite(first + last):
+        return 0, cells
     return max(0, min(math.floor(first) - 2, cells)), min(cells, max(0, math.ceil(last) + 2))
 
 
@@ -116,10 +120,8 @@ class Call:
         start, stop = rows or (0, h)
         modulation, code, features = modulation[:, start:stop], code[:, start:stop], 0
         first, phase = weights.first, None
-        if form == "linear":  # what does not depend on the coordinate, once per latent
-            k = code.shape[-1]
-            code = F.linear(code, first[:, :k]) + F.linear(extra, first[:, k + 2 :])[:, None, None]  # (B, rows, w, D)
-            first = first[:, k : k + 2]
+        if form == "linear":
+            code, first = fold(code, extra, first)
         else:
             features, phase = first.shape[1], extra
         self.tensors: list[Tensor] = []
@@ -139,7 +141,9 @@ class Call:
         self.problem.code_batch_stride, _, self.problem.code_stride, _ = code.stride()
         self.point(modulation=modulation, code=code, phase=phase if phase is None else phase.contiguous())
         self.point(first=first.T.contiguous(), hidden=weights.hidden.transpose(1, 2).contiguous())
-        self.point(out=F.pad(weights.out.T, (0, 1)), out_bias=F.pad(weights.out_bias, (0, 1)), bias=weights.bias.contiguous())
+        self.point(
+            out=F.pad(weights.out.T, (0, 1)), out_bias=F.pad(weights.out_bias, (0, 1)), bias=weights.bias.contiguous()
+        )
         self.point(first_back=first.contiguous(), hidden_back=weights.hidden.contiguous())
         self.point(out_back=weights.out.contiguous())
 
@@ -157,8 +161,3 @@ class Call:
         native = [ctypes.c_int64(a) if isinstance(a, int) else a for a in args]
         native = [ctypes.c_void_p(self.address(a)) if a is None or isinstance(a, Tensor) else a for a in native]
         getattr(library(), f"{function}_{self.suffix}")(ctypes.byref(self.problem), *native)
-
-
-def strided(t: Tensor) -> Tensor:
-    """``t`` (B, h, w, C), copied if need be so that its latents lie evenly spaced, each of them contiguous."""
-    return t if t.stride(3) == 1 and t.stride(1) == t.shape[2] * t.stride(2) else t.contiguous()

@@ -56,7 +56,7 @@ def implementation(modulation: Tensor, weights: Weights, form: str) -> Any:
     if name == "triton" and importlib.util.find_spec("triton") is None:
         serves = False
     else:
-        module = importlib.import_module(f"lmf.kernels.{name}")
+        module = importlib.import_module("lmf.kernels." + {"triton": "triton_kernel"}.get(name, name))
         serves = module.serves(modulation, weights, form)
     if serves:
         return module
@@ -72,9 +72,7 @@ _LATENT = "Tensor modulation, Tensor code, Tensor extra"
 _WEIGHTS = "Tensor first, Tensor hidden, Tensor out, Tensor bias, Tensor out_bias, str form"
 
 
-@torch.library.custom_op(
-    "lmf::render", mutates_args=(), schema=f"({_LATENT}, Tensor coord, {_WEIGHTS}) -> Tensor"
-)
+@torch.library.custom_op("lmf::render", mutates_args=(), schema=f"({_LATENT}, Tensor coord, {_WEIGHTS}) -> Tensor")
 def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any) -> Tensor:
     weights, form = Weights(*mlp[:-1]), mlp[-1]
     return implementation(modulation, weights, form).render(modulation, code, extra, coord, weights, form)
@@ -108,9 +106,7 @@ def _(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any)
 
 
 @render_backward.register_fake
-def _(
-    grad: Tensor, modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any
-) -> tuple[Tensor, ...]:
+def _(grad: Tensor, modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any) -> tuple[Tensor, ...]:
     return tuple(t.new_empty(t.shape) for t in (modulation, code, extra, *mlp[:-1]))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from lmf import grid
 
 Form = Literal["linear", "fourier"]
+QUERIES = 65536  # gathered at a time, where that may be chosen
 
 
 class Weights(NamedTuple):
@@ -47,12 +48,16 @@ def render_grid(
     weights: Weights,
     form: str,
 ) -> Tensor:
-    """See `lmf.kernels.render_grid`."""
-    coord = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1).expand(len(modulation), -1, 2)
-    rgb = render(modulation, code, extra, coord, weights, form)
-    if image is not None:
-        rgb = rgb + grid.bilinear(image, coord)
-    return rgb.transpose(1, 2).unflatten(2, (len(y), len(x))).contiguous()
+    """See `lmf.kernels.render_grid`. In bands, since it gathers."""
+    b, rows = len(modulation), max(1, QUERIES // max(1, len(modulation) * len(x)))
+    bands = []
+    for band in y.split(rows):
+        coord = torch.stack(torch.meshgrid(band, x, indexing="ij"), dim=-1).flatten(0, 1).expand(b, -1, 2)
+        rgb = render(modulation, code, extra, coord, weights, form)
+        if image is not None:
+            rgb = rgb + grid.bilinear(image, coord)
+        bands.append(rgb.transpose(1, 2).unflatten(2, (len(band), len(x))))  # (B, 3, rows, W)
+    return torch.cat(bands, dim=2)
 
 
 def blend(
@@ -149,8 +154,8 @@ def input_backward(g: Tensor, code: Tensor, rel: Tensor, extra: Tensor, form: st
     return torch.cat([g * torch.cat([c, s], dim=1), to_f * rel[:, :1], to_f * rel[:, 1:]], dim=1), to_f
 
 
-def chunks(coord: Tensor, queries: int = 65536) -> Iterator[slice]:
-    """Slices of the queries of ``coord`` (B, Q, 2), ``queries`` of the whole batch at a time."""
-    step = max(1, queries // len(coord))
+def chunks(coord: Tensor) -> Iterator[slice]:
+    """Slices of the queries of ``coord`` (B, Q, 2), `QUERIES` of the whole batch at a time."""
+    step = max(1, QUERIES // len(coord))
     for start in range(0, coord.shape[1], step):
         yield slice(start, start + step)

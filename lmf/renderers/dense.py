@@ -32,6 +32,8 @@ class Dense:
             target: which pixels.
             cell: (B, 2), see `Decoder.cell`.
         """
+        if decoder.bounded:
+            return decoder.render(latent, target, cell)
         h, w = target.size
         out = torch.empty(len(cell), 3, h, w, device=cell.device)
         for start, stop, band in self.bands(decoder, latent, target, cell):

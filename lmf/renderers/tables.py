@@ -99,7 +99,7 @@ class Tables:
                 raise TableError(f"{name}: format {content['format']!r}, this version reads format {FORMAT}")
             tables = {
                 float(scale): sorted(
-                    (Table(_bounds(row["bounds"]), float(row["threshold"]), float(row["share"])) for row in rows),
+                    (Table(_bounds(row["bounds"]), float(row["threshold"]), row["share"]) for row in rows),
                     key=lambda table: table.threshold,
                 )
                 for scale, rows in content["tables"].items()
@@ -165,6 +165,11 @@ class Tables:
         return Tables(chosen, self.model, self.estimator, self.images)
 
 
+def beside(checkpoint: Path) -> Path:
+    """Where the tables of a model lie by default."""
+    return checkpoint.with_suffix(".cmsr.yaml")
+
+
 def psnr(threshold: float) -> float:
     """PSNR in dB, colours in [0, 1], of a mean squared difference in network units."""
     return 10 * math.log10(4 / threshold)
@@ -187,6 +192,6 @@ def fingerprint(model: nn.Module) -> str:
 def _bounds(content: Mapping[Any, Any]) -> dict[float, float]:
     bounds = {float(level): float(bound) for level, bound in content.items()}
     values = [bounds[level] for level in sorted(bounds)]
-    if not values or values != sorted(values) or not all(map(math.isfinite, [*bounds, *values])):
+    if values != sorted(values) or not all(map(math.isfinite, [*bounds, *values])):
         raise ValueError(f"bounds must be finite and grow with the level, got {dict(content)}")
     return bounds

@@ -55,7 +55,7 @@ def test_contract(images: ImageFolder) -> None:
 
 
 def test_photometric_changes_patch_and_targets_alike() -> None:
-    crop, batch = picture_and_batch()
+    _, batch = picture_and_batch()
     batch["flip"] = torch.zeros_like(FLIPS)
     plain = BatchAugment()(batch)
     out = BatchAugment([kornia.augmentation.RandomChannelShuffle(p=1.0)], seed=1)(batch)

@@ -27,10 +27,12 @@ def test_borders_by_hand(border: str, expected: float) -> None:
 @pytest.mark.parametrize("size", [(10, 15), (17, 9), (80, 70)])
 def test_interior_equals_torch(size: tuple[int, int]) -> None:
     image = np.random.default_rng(0).random((40, 45, 3))
-    theirs = F.interpolate(
-        torch.from_numpy(image).permute(2, 0, 1)[None], size, mode="bicubic", antialias=True
-    )[0].permute(1, 2, 0)
-    margin = [max(2, -(-2 * n // k)) for n, k in zip(size, image.shape[:2], strict=True)]  # torch cuts kernels off there
+    theirs = F.interpolate(torch.from_numpy(image).permute(2, 0, 1)[None], size, mode="bicubic", antialias=True)[
+        0
+    ].permute(1, 2, 0)
+    margin = [
+        max(2, -(-2 * n // k)) for n, k in zip(size, image.shape[:2], strict=True)
+    ]  # torch cuts kernels off there
     inside = tuple(slice(m, -m) for m in margin)
     np.testing.assert_allclose(resize_matlab(image, size=size)[inside], theirs.numpy()[inside], atol=1e-12)
 

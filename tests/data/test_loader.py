@@ -56,10 +56,14 @@ def test_state_counts_batches_handed_out_not_prefetched(images: ImageFolder) -> 
     iterator = iter(train)
     next(iterator), next(iterator)
     assert train.state_dict() == {"batches": 2}
+    del iterator
     other = loader(images)
     other.load_state_dict({"batches": 2})
     assert next(iter(other))["number"] == 2
-    del iterator
+    other = loader(images)
+    other.resume(3)
+    other.load_state_dict({"batches": 2})
+    assert next(iter(other))["number"] == 3
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
@@ -80,16 +84,17 @@ def test_indivisible_batches_are_refused(images: ImageFolder) -> None:
 
 
 def test_a_damaged_image_is_reported_in_one_line(images: ImageFolder) -> None:
-    path = images.paths[2]
+    path, message = images.paths[2], ""
     data = path.read_bytes()
     try:
         path.write_bytes(data[:100])
-        with pytest.raises(DataError) as error:
-            list(loader(ImageFolder(images.paths), workers=1))
+        list(loader(ImageFolder(images.paths), workers=1))
+    except DataError as error:
+        message = str(error)
     finally:
         path.write_bytes(data)
-    assert str(path) in str(error.value)
-    assert "\n" not in str(error.value)
+    assert message.startswith(f"cannot read image {path}: ")
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(("count", "world_size"), [(5, 2), (6, 3), (2, 3)])

@@ -1,0 +1,231 @@
+"""How scale-to-modulation tables follow from the errors of coarse rendering.
+
+An estimator accumulates `Errors`, one picture after the other, into a state of fixed size, plain arrays that can be
+saved; and solves for tables in the end. Pictures are dealt to ``folds`` states, each of which sees its pictures in
+order, so that the result does not depend on how many processes share the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+
+from lmf.renderers.tables import Table, psnr
+
+State = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """What rendering one picture coarsely costs, by latent.
+
+    Attributes:
+        intensity: (N,) modulation intensity of each latent.
+        pixels: (N,) output pixels in each.
+        squares: for each level below the target scale (N,) sums over pixels and channels of squared differences, in
+            network units, between rendering at the target scale and at that level, enlarged bilinearly.
+    """
+
+    intensity: np.ndarray
+    pixels: np.ndarray
+    squares: Mapping[float, np.ndarray]
+
+
+class Estimator(Protocol):
+    """Attributes:
+    folds: how many states there are.
+    clip, skip: how errors are to be measured, see `lmf.calibrate.measure`.
+    scales: target scales.
+    levels: scales to render at, ascending; those below a target scale serve it.
+    """
+
+    folds: int
+    clip: bool
+    skip: bool
+    scales: list[float]
+    levels: list[float]
+
+    def empty(self) -> State: ...
+
+    def update(self, state: State, scale: float, errors: Errors) -> None:
+        """Adds a picture at a target scale to ``state``, in place."""
+
+    def solve(self, states: Sequence[State]) -> dict[float, list[Table]]:
+        """Tables by target scale, from all folds."""
+
+
+class Authors:
+    """The released code's estimator: the first candidate intensity that some picture fails at is the limit.
+
+    Args:
+        scales: target scales.
+        levels: all levels; those below a target scale serve it.
+        thresholds: mean squared differences to keep, in network units.
+        largest: of the 101 equidistant candidate intensities; 1 for LM-LIIF, 0.5 for LM-LTE and LM-CiaoSR.
+        skip: their tables for LM-CiaoSR compare pictures without the bilinear skip.
+    """
+
+    folds = 1
+    clip = False
+
+    def __init__(
+        self,
+        scales: Sequence[float],
+        levels: Sequence[float],
+        thresholds: Sequence[float],
+        largest: float = 1.0,
+        skip: bool = True,
+    ) -> None:
+        self.scales, self.levels, self.thresholds = sorted(scales), sorted(levels), sorted(thresholds)
+        self.candidates = [i * largest / 100 for i in range(101)]
+        self.skip = skip
+
+    def empty(self) -> State:
+        return {"limits": np.ones((len(self.scales), len(self.thresholds), len(self.levels) + 1))}
+
+    def update(self, state: State, scale: float, errors: Errors) -> None:
+        mean_squares = {level: self.mean_squares(errors, squares) for level, squares in errors.squares.items()}
+        for threshold, limits in zip(self.thresholds, state["limits"][self.scales.index(scale)], strict=True):
+            left = list(range(len(self.candidates)))
+            below = [level for level in self.levels if level < scale]
+            for i, level in enumerate(below):
+                limit = limits[i]
+                for c in list(left):
+                    mean_square = mean_squares[level][c]
+                    if mean_square <= threshold:
+                        left.remove(c)
+                        limit = self.candidates[c]
+                    elif not np.isnan(mean_square):
+                        break
+                limits[: i + 1] = np.minimum(limits[: i + 1], limit)
+            if left:
+                limits[-1] = self.candidates[left[-1]]
+                limits[: len(below)] = np.minimum(limits[: len(below)], limits[-1])
+
+    def mean_squares(self, errors: Errors, squares: np.ndarray) -> list[float]:
+        """Mean squared difference over the latents within 0.001 of each candidate; nan where there are none."""
+        means = []
+        for candidate in self.candidates:
+            near = np.abs(errors.intensity - np.float32(candidate)) <= 0.001
+            count = 3 * errors.pixels[near].sum()
+            means.append(squares[near].sum() / count if count else np.nan)
+        return means
+
+    def solve(self, states: Sequence[State]) -> dict[float, list[Table]]:
+        tables: dict[float, list[Table]] = {}
+        for scale, by_threshold in zip(self.scales, states[0]["limits"].tolist(), strict=True):
+            below = [level for level in self.levels if level < scale]
+            tables[scale] = [
+                Table({**dict(zip(below, limits, strict=False)), scale: limits[-1]}, threshold)
+                for threshold, limits in zip(self.thresholds, by_threshold, strict=True)
+            ]
+        return tables
+
+
+class Pooled:
+    """Ours: the allocation of levels to intensities that renders the fewest pixels for its mean squared difference.
+
+    Pictures are summed up as histograms over intensity: pixels, and squared differences at each level; every pixel
+    counts. For a price per squared difference the best allocation in which finer levels go with higher intensities is
+    found exactly, by dynamic programming; over all prices these are the tables worth having. A table keeps a
+    threshold if the mean over folds of their PSNR is at least the threshold's with a confidence of about 95 %,
+    where no fold counts more than 6 dB above what is asked: neither a picture that is hard throughout nor one that is
+    empty decides alone.
+
+    Args:
+        scales, levels, thresholds: as for `Authors`.
+    """
+
+    folds = 32
+    clip = True
+    skip = True
+    # Geometric bins from 2^-10 to 1, 4 % wide. What is less or more intense falls into the first or last.
+    OCTAVES, PER_OCTAVE = 10, 16
+    PRICES = np.geomspace(1e-4, 1e8, 400)  # output pixels per unit of squared difference
+    CONFIDENCE, HEADROOM_DB = 1.7, 6.0  # standard errors; see above
+
+    def __init__(self, scales: Sequence[float], levels: Sequence[float], thresholds: Sequence[float]) -> None:
+        self.scales, self.levels, self.thresholds = sorted(scales), sorted(levels), sorted(thresholds)
+        self.bins = self.OCTAVES * self.PER_OCTAVE
+        self.edges = 2.0 ** (np.arange(1 - self.bins, 1) / self.PER_OCTAVE)  # upper ones; the last is 1
+
+    def empty(self) -> State:
+        return {
+            "pixels": np.zeros((len(self.scales), self.bins)),
+            "squares": np.zeros((len(self.scales), len(self.levels), self.bins)),
+        }
+
+    def update(self, state: State, scale: float, errors: Errors) -> None:
+        at = self.scales.index(scale)
+        index = np.searchsorted(self.edges, errors.intensity).clip(max=self.bins - 1)
+        state["pixels"][at] += np.bincount(index, errors.pixels, self.bins)
+        for level, squares in errors.squares.items():
+            state["squares"][at, self.levels.index(level)] += np.bincount(index, squares, self.bins)
+
+    def solve(self, states: Sequence[State]) -> dict[float, list[Table]]:
+        return {scale: self.tables(scale, states) for scale in self.scales}
+
+    def tables(self, scale: float, states: Sequence[State]) -> list[Table]:
+        at, below = self.scales.index(scale), [i for i, level in enumerate(self.levels) if level < scale]
+        states = [state for state in states if state["pixels"][at].any()]
+        total = np.array([3 * state["pixels"][at].sum() for state in states])  # (K,) numbers
+        squares = np.array([state["squares"][at, below] for state in states]) / total[:, None, None]
+        squares = np.pad(squares, ((0, 0), (0, 1), (0, 0)))  # (K, L, bins); the last level is exact
+        pixels = np.mean([state["pixels"][at] for state in states] / total[:, None] * 3, axis=0)  # (bins,) share
+        cost = np.array([(self.levels[i] / scale) ** 2 for i in below] + [1.0])  # (L,)
+        levels = allocate(squares.mean(axis=0), pixels, cost, np.append(self.PRICES, np.inf))  # (P, bins)
+        bins = np.arange(self.bins)
+        share = (cost[levels] * pixels).sum(axis=1)  # (P,)
+        error = np.stack([fold[levels, bins].sum(axis=1) for fold in squares], axis=1)  # (P, K)
+        with np.errstate(divide="ignore"):
+            precision = 10 * np.log10(4 / error)
+        found = []
+        for threshold in self.thresholds:
+            counted = np.minimum(precision, psnr(threshold) + self.HEADROOM_DB)
+            doubt = counted.std(axis=1, ddof=1) / np.sqrt(len(states)) if len(states) > 1 else 0.0
+            kept = counted.mean(axis=1) - self.CONFIDENCE * doubt >= psnr(threshold)
+            best = np.where(kept, share, np.inf).argmin()
+            bounds = {self.levels[i]: float(self.edges[levels[best] == n].max(initial=0)) for n, i in enumerate(below)}
+            bounds = {level: bound for level, bound in bounds.items() if bound}
+            found.append(Table(bounds, threshold, float(share[best])))
+        return found
+
+
+def allocate(squares: np.ndarray, pixels: np.ndarray, cost: np.ndarray, prices: np.ndarray) -> np.ndarray:
+    """For each price the cheapest level of every bin, levels not falling from one bin to the next.
+
+    Minimises the sum over bins of ``cost[level] * pixels + price * squares[level]``. Of equal ones the finer is taken,
+    and so in bins without pixels the level of the next bin, or the finest after the last.
+
+    Args:
+        squares: (L, bins), 0 for the last level.
+        pixels: (bins,).
+        cost: (L,), rising.
+        prices: (P,), may be infinite.
+
+    Returns:
+        Indices of levels (P, bins).
+    """
+    with np.errstate(invalid="ignore"):
+        priced = np.nan_to_num(prices[:, None, None] * squares, nan=0.0, posinf=np.inf)
+    objective = priced + cost[:, None] * pixels  # (P, L, bins)
+    count, bins = len(cost), len(pixels)
+    best = np.zeros((len(prices), count))  # of all bins so far, the last of them at this level
+    before = np.zeros((len(prices), count, bins), dtype=np.int64)  # which level the bin before then has
+    for b in range(bins):
+        least, level = best[:, 0], np.zeros(len(prices), dtype=np.int64)
+        for n in range(count):
+            better = best[:, n] <= least
+            least, level = np.where(better, best[:, n], least), np.where(better, n, level)
+            before[:, n, b] = level
+            best[:, n] = least
+        best = best + objective[:, :, b]
+    chosen = np.empty((len(prices), bins), dtype=np.int64)
+    row = np.arange(len(prices))
+    chosen[:, -1] = count - 1 - best[:, ::-1].argmin(axis=1)
+    for b in range(bins - 1, 0, -1):
+        chosen[:, b - 1] = before[row, chosen[:, b], b]
+    return chosen

@@ -1,0 +1,26 @@
+"""What the compiled kernels want of their inputs."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def fold(code: Tensor, extra: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+    """Splits a linear first layer into what a latent determines and what the coordinate adds.
+
+    Args:
+        code: (B, h, w, K).
+        extra: (B, E).
+        first: (D, K + 2 + E).
+
+    Returns:
+        (B, h, w, D), to which a query adds ``rel @ columns.T``, and columns (D, 2).
+    """
+    k = code.shape[-1]
+    return F.linear(code, first[:, :k]) + F.linear(extra, first[:, k + 2 :])[:, None, None], first[:, k : k + 2]
+
+
+def strided(t: Tensor) -> Tensor:
+    """``t`` (B, h, w, C), copied if need be so that its latents lie evenly spaced, each of them contiguous."""
+    return t if t.stride(3) == 1 and t.stride(1) == t.shape[2] * t.stride(2) else t.contiguous()

@@ -1,0 +1,252 @@
+"""Rendering on CUDA by one Triton kernel: a program renders `PIXELS` queries of an image from registers.
+
+A row of its matrices is one of the four neighbours of one query, so that a weight matrix is read once for 4 `PIXELS`
+rows. Products run on tensor cores as three TF32 products each, which keeps float32's accuracy (about 1e-6 of the
+output); plain TF32 would be off by 1e-3.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton import knobs
+
+from lmf.kernels.layout import fold, strided
+from lmf.kernels.reference import Weights, backward
+
+__all__ = ["backward", "render", "render_grid", "serves"]
+
+PIXELS = 32
+PRECISION = "tf32x3"
+
+
+def serves(modulation: Tensor, weights: Weights, form: str) -> bool:
+    width, in_dim = weights.first.shape
+    return (
+        (modulation.is_cuda or bool(knobs.runtime.interpret))
+        and modulation.dtype == torch.float32
+        and width in (16, 32)
+        and weights.out.shape[0] == 3
+        and (form == "linear" or in_dim % 16 == 0)
+    )
+
+
+def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, form: str) -> Tensor:
+    rgb = coord.new_empty(*coord.shape[:2], 3)
+    launch(modulation, code, extra, coord.contiguous(), None, None, rgb, coord.shape[1], weights, form)
+    return rgb
+
+
+def render_grid(
+    modulation: Tensor,
+    code: Tensor,
+    extra: Tensor,
+    y: Tensor,
+    x: Tensor,
+    image: Tensor | None,
+    weights: Weights,
+    form: str,
+) -> Tensor:
+    rgb = y.new_empty(len(modulation), 3, len(y), len(x))
+    image = None if image is None else image.contiguous()
+    launch(modulation, code, extra, y.contiguous(), x.contiguous(), image, rgb, len(y) * len(x), weights, form)
+    return rgb
+
+
+def launch(
+    modulation: Tensor,
+    code: Tensor,
+    extra: Tensor,
+    y: Tensor,
+    x: Tensor | None,
+    image: Tensor | None,
+    rgb: Tensor,
+    queries: int,
+    weights: Weights,
+    form: str,
+) -> None:
+    if not rgb.numel():
+        return
+    (b, h, w, _), (depth, width) = modulation.shape, weights.bias.shape
+    first, features = weights.first, 0
+    if form == "linear":
+        code, first = fold(code, extra, first)
+    else:
+        features = first.shape[1]
+    modulation, code = strided(modulation), strided(code)
+    rows, cols = image.shape[-2:] if image is not None else (0, 0)
+    kernel[(triton.cdiv(queries, PIXELS), b)](
+        modulation,
+        code,
+        extra.contiguous(),
+        y,
+        y if x is None else x,
+        rgb if image is None else image,
+        rgb,
+        first.T.contiguous(),
+        weights.hidden.transpose(1, 2).contiguous() if depth > 1 else first,
+        weights.out.contiguous(),
+        weights.bias.contiguous(),
+        weights.out_bias.contiguous(),
+        queries,
+        0 if x is None else len(x),
+        h,
+        w,
+        *axis_constants(h),
+        *axis_constants(w),
+        modulation.stride(0),
+        modulation.stride(2),
+        code.stride(0),
+        code.stride(2),
+        rows,
+        cols,
+        D=width,
+        L=depth,
+        M=features,
+        GRID=x is not None,
+        SKIP=image is not None,
+        PIXELS=PIXELS,
+        PRECISION=PRECISION,
+        enable_fp_fusion=False,  # or ties between neighbours fall differently than on other devices
+    )
+
+
+def axis_constants(cells: int) -> tuple[float, float, float, float]:
+    """The shifts towards both neighbours, and step and start of the latent centres: `lmf.grid`'s, as `locate` reads."""
+    return -1 / cells + 1e-6, 1 / cells + 1e-6, 2 / cells, -1 + 1 / cells
+
+
+@triton.jit
+def locate(c, shift, step, start, n):
+    """Latent on one axis on one side of coordinate c, and c relative to it: `lmf.grid.ensemble`, step by step."""
+    bound: tl.constexpr = 1 - 1e-6
+    s = tl.minimum(tl.maximum(c + shift, -bound), bound)
+    i = ((s + 1) * n - 1) * 0.5
+    i = (i + 12582912.0) - 12582912.0  # 1.5 * 2^23: rounds half to even
+    i = tl.minimum(tl.maximum(i, 0.0), n - 1.0)
+    return i.to(tl.int32), (c - (i * step + start)) * n
+
+
+@triton.jit
+def sample(c, n):
+    """Bilinear sampling on one axis, border repeated: the two indices and the weight of the second."""
+    v = tl.minimum(tl.maximum(((c + 1) * n - 1) * 0.5, 0.0), n - 1.0)
+    i = v.to(tl.int32)
+    return i, tl.minimum(i + 1, n - 1), v - i
+
+
+@triton.jit
+def modulate(a, modulation, layer, D: tl.constexpr, L: tl.constexpr):
+    """relu(a * (1 + scale) + shift) for a (rows, D), modulation pointing at each row's numbers."""
+    at = modulation[:, None] + (layer * D + tl.arange(0, D))[None, :]
+    return tl.maximum(a * (1 + tl.load(at)) + tl.load(at + L * D), 0.0)
+
+
+@triton.jit
+def kernel(
+    modulation,
+    code,
+    extra,
+    y,
+    x,
+    image,
+    rgb,
+    first,
+    hidden,
+    out,
+    bias,
+    out_bias,
+    queries,
+    columns,
+    h,
+    w,
+    above,
+    below,
+    y_step,
+    y_start,
+    left,
+    right,
+    x_step,
+    x_start,
+    batch_stride,
+    stride,
+    code_batch_stride,
+    code_stride,
+    image_rows,
+    image_cols,
+    D: tl.constexpr,
+    L: tl.constexpr,
+    M: tl.constexpr,
+    GRID: tl.constexpr,
+    SKIP: tl.constexpr,
+    PIXELS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    b = tl.program_id(1).to(tl.int64)
+    row = tl.arange(0, 4 * PIXELS)
+    q = tl.minimum(tl.program_id(0) * PIXELS + row // 4, queries - 1)
+    if GRID:
+        cy = tl.load(y + q // columns)
+        cx = tl.load(x + q % columns)
+    else:
+        cy = tl.load(y + (b * queries + q) * 2)
+        cx = tl.load(y + (b * queries + q) * 2 + 1)
+
+    # This row's neighbour, and the weight the ensemble gives it: the area towards the opposite one.
+    up, ry_up = locate(cy, above, y_step, y_start, h)
+    down, ry_down = locate(cy, below, y_step, y_start, h)
+    west, rx_west = locate(cx, left, x_step, x_start, w)
+    east, rx_east = locate(cx, right, x_step, x_start, w)
+    lower = row % 4 >= 2
+    eastern = row % 2 == 1
+    ry = tl.where(lower, ry_down, ry_up)
+    rx = tl.where(eastern, rx_east, rx_west)
+    at = (tl.where(lower, down, up) * w + tl.where(eastern, east, west)).to(tl.int64)
+    opposite = tl.abs(tl.where(lower, ry_up, ry_down) * tl.where(eastern, rx_west, rx_east)) + 1e-9
+    total = (tl.abs(ry_up * rx_west) + 1e-9) + (tl.abs(ry_up * rx_east) + 1e-9)
+    total = total + (tl.abs(ry_down * rx_west) + 1e-9) + (tl.abs(ry_down * rx_east) + 1e-9)
+    weight = opposite / total
+
+    d = tl.arange(0, D)
+    own_modulation = modulation + b * batch_stride + at * stride
+    own_code = code + b * code_batch_stride + at * code_stride
+    a = tl.zeros((4 * PIXELS, D), tl.float32) + tl.load(bias + d)[None, :]
+    if M == 0:
+        a += tl.load(own_code[:, None] + d[None, :])
+        a += ry[:, None] * tl.load(first + d)[None, :] + rx[:, None] * tl.load(first + D + d)[None, :]
+    else:
+        for start in range(0, M, 16):
+            k = start + tl.arange(0, 16)
+            wave = own_code[:, None] + (M + k % (M // 2))[None, :]
+            f = tl.load(wave) * ry[:, None] + tl.load(wave + M // 2) * rx[:, None]
+            f += tl.load(extra + b * (M // 2) + k % (M // 2))[None, :]
+            angle = (f - 2 * ((f * 0.5 + 12582912.0) - 12582912.0)) * 3.141592653589793
+            z = tl.load(own_code[:, None] + k[None, :]) * tl.where(k[None, :] < M // 2, tl.cos(angle), tl.sin(angle))
+            a = tl.dot(z, tl.load(first + k[:, None] * D + d[None, :]), a, input_precision=PRECISION)
+    a = modulate(a, own_modulation, 0, D, L)
+    for layer in tl.static_range(1, L):
+        matrix = tl.load(hidden + (layer - 1) * D * D + d[:, None] * D + d[None, :])
+        a = tl.dot(a, matrix, input_precision=PRECISION) + tl.load(bias + layer * D + d)[None, :]
+        a = modulate(a, own_modulation, layer, D, L)
+    blend = tl.sum(tl.reshape(a * weight[:, None], (PIXELS, 4, D)), axis=1)
+
+    q = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    inside = q < queries
+    if SKIP:
+        upper, under, fy = sample(tl.load(y + tl.minimum(q, queries - 1) // columns), image_rows)
+        before, after, fx = sample(tl.load(x + q % columns), image_cols)
+    for c in tl.static_range(3):
+        colour = tl.sum(blend * tl.load(out + c * D + d)[None, :], axis=1) + tl.load(out_bias + c)
+        if SKIP:
+            plane = image + (b * 3 + c) * image_rows * image_cols
+            top = tl.load(plane + upper * image_cols + before)
+            top += fx * (tl.load(plane + upper * image_cols + after) - top)
+            bottom = tl.load(plane + under * image_cols + before)
+            bottom += fx * (tl.load(plane + under * image_cols + after) - bottom)
+            colour += top + fy * (bottom - top)
+        if GRID:
+            tl.store(rgb + (b * 3 + c) * queries + q, colour, mask=inside)
+        else:
+            tl.store(rgb + (b * queries + q) * 3 + c, colour, mask=inside)

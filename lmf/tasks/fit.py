@@ -1,0 +1,93 @@
+"""Training."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from lmf import checkpoint, runs
+from lmf.model import SRModel
+from lmf.module import SRModule
+from lmf.tasks.common import build, check_data, save_config
+from lmf.tasks.trainer import make_trainer
+
+log = logging.getLogger(__name__)
+
+
+def run(config: DictConfig) -> None:
+    output = Path(config.paths.output)
+    resume = resumable(config, output)
+    model = build(config)
+    datamodule = instantiate(config.data)
+    schedule = config.schedule
+    module = SRModule(
+        model,
+        optimizer=instantiate(schedule.optimizer, _convert_="all"),
+        scheduler=instantiate(schedule.scheduler, _convert_="all"),
+        interval=schedule.interval,
+        seed=config.seed,
+    )
+    if resume is not None:
+        datamodule.resume(check_resume(resume, model))
+    check_data(datamodule, "fit")
+    save_config(config, output)
+    announce(config, model, resume)
+    trainer = make_trainer(config)
+    trainer.fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=True)
+    if trainer.interrupted:
+        sys.exit(130)
+    psnr = trainer.callback_metrics.get("val/psnr")
+    if trainer.is_global_zero and psnr is not None:
+        log.info(f"val/psnr {psnr:.2f} dB; test it: python run.py task=test ckpt_path={output}")
+
+
+def resumable(config: DictConfig, output: Path) -> Path | None:
+    """The checkpoint that this run continues, or None."""
+    if config.ckpt_path is None:
+        return None
+    if config.ckpt_path == "last":
+        path = output / runs.LAST
+        if not path.is_file():
+            raise ValueError(f"ckpt_path=last: nothing to resume in {output.parent}; start without it")
+        return path
+    path = Path(config.ckpt_path)
+    path = path / runs.LAST if path.is_dir() else path
+    if not path.is_file():
+        raise ValueError(f"{path}: no such checkpoint to resume")
+    return path
+
+
+def check_resume(path: Path, model: SRModel) -> int:
+    """How many training batches the checkpoint at ``path`` has seen; refuses one of another model."""
+    saved = checkpoint.unpickle(path)
+    try:
+        theirs, loops = saved["lmf"]["config"], saved["loops"]["fit_loop"]
+        batches = int(loops["epoch_loop.batch_progress"]["total"]["ready"])
+    except (KeyError, TypeError) as error:
+        raise checkpoint.CheckpointError(f"{path}: not a training checkpoint of this project") from error
+    for part in ("encoder", "decoder"):
+        if theirs[part] != (model.config or {})[part]:
+            raise checkpoint.CheckpointError(
+                f"{path}: its {part} is {theirs[part]}, the config asks for {(model.config or {})[part]}"
+            )
+    return batches
+
+
+def announce(config: DictConfig, model: SRModel, resume: Path | None) -> None:
+    """Says what is about to be trained, how, and where it goes."""
+    if not runs.is_rank_zero():
+        return
+    schedule = config.schedule
+    steps = schedule.epochs * schedule.iterations
+    log.info(
+        f"{config.name}: {type(model.encoder).__name__} + {type(model.decoder).__name__} (skip: {model.decoder.skip}), "
+        f"schedule {schedule.name}: {steps} steps of {schedule.batch_size} x {schedule.patch} x {schedule.patch}, "
+        f"scale {schedule.min_scale:g} to {schedule.max_scale:g}"
+    )
+    if schedule.name == "quick":
+        log.info("a quick demonstration, not the published recipe: that is data=div2k schedule=paper")
+    log.info(f"{'resuming ' + str(resume) if resume else 'run folder'}: {config.paths.output}")

@@ -1,0 +1,28 @@
+"""Measuring a checkpoint over test sets and scales."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from lmf.module import SRModule
+from lmf.report import Results
+from lmf.tasks.common import check_data, load, save_config
+from lmf.tasks.trainer import make_trainer
+
+
+def run(config: DictConfig) -> None:
+    output = Path(config.paths.output)
+    model = load(config)
+    datamodule = instantiate(config.data)
+    check_data(datamodule, "test")
+    save_config(config, output)
+    module = SRModule(model, seed=config.seed)
+    trainer = make_trainer(config)
+    trainer.test(module, datamodule=datamodule, verbose=False)
+    if trainer.is_global_zero:
+        results = Results.collect(datamodule.test_sets, trainer.callback_metrics)
+        results.save(output)
+        results.show(title=str(config.ckpt_path or config.name))
