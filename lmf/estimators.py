@@ -131,9 +131,11 @@ class Pooled:
     Pictures are summed up as histograms over intensity: pixels, and squared differences at each level; every pixel
     counts. For a price per squared difference the best allocation in which finer levels go with higher intensities is
     found exactly, by dynamic programming; over all prices these are the tables worth having. A table keeps a
-    threshold if the mean over folds of their PSNR is at least the threshold's with a confidence of about 95 %,
-    where no fold counts more than 6 dB above what is asked: neither a picture that is hard throughout nor one that is
-    empty decides alone.
+    threshold if the mean over folds of their PSNR is at least the threshold's with a confidence of about 95 %.
+
+    No picture decides alone: in the allocation the differences of a fold count relative to its own at the coarsest
+    level, and in the mean of PSNR one that is hard throughout counts by its decibels, one that is empty by at most 6
+    more than asked.
 
     Args:
         scales, levels, thresholds: as for `Authors`.
@@ -144,7 +146,7 @@ class Pooled:
     skip = True
     # Geometric bins from 2^-10 to 1, 4 % wide. What is less or more intense falls into the first or last.
     OCTAVES, PER_OCTAVE = 10, 16
-    PRICES = np.geomspace(1e-4, 1e8, 400)  # output pixels per unit of squared difference
+    PRICES = np.geomspace(1e-3, 1e9, 400)  # output pixels per unit of relative difference
     CONFIDENCE, HEADROOM_DB = 1.7, 6.0  # standard errors; see above
 
     def __init__(self, scales: Sequence[float], levels: Sequence[float], thresholds: Sequence[float]) -> None:
@@ -176,7 +178,8 @@ class Pooled:
         squares = np.pad(squares, ((0, 0), (0, 1), (0, 0)))  # (K, L, bins); the last level is exact
         pixels = np.mean([state["pixels"][at] for state in states] / total[:, None] * 3, axis=0)  # (bins,) share
         cost = np.array([(self.levels[i] / scale) ** 2 for i in below] + [1.0])  # (L,)
-        levels = allocate(squares.mean(axis=0), pixels, cost, np.append(self.PRICES, np.inf))  # (P, bins)
+        relative = squares / np.maximum(squares[:, :1].sum(axis=2, keepdims=True), 1e-12)
+        levels = allocate(relative.mean(axis=0), pixels, cost, np.append(self.PRICES, np.inf))  # (P, bins)
         bins = np.arange(self.bins)
         share = (cost[levels] * pixels).sum(axis=1)  # (P,)
         error = np.stack([fold[levels, bins].sum(axis=1) for fold in squares], axis=1)  # (P, K)

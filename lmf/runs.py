@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -87,6 +88,8 @@ def job(output: Path) -> Iterator[None]:
         yield
     finally:
         sys.argv = argv
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # Lightning leaves it; the next job has other ranks
         for key in _LAUNCHER:
             os.environ.pop(key, None)
 

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
 
-from lmf.metrics.cost import STAGES, Cost, Latency, count, latency, table
+from lmf.cost import STAGES, Cost, Latency, count, latency, table
 from lmf.model import SRModel
 
 Every = Literal["fit", "validation"]
@@ -30,7 +30,7 @@ class CostCallback(L.Callback):
         lr_size: (height, width) of the input.
         scales: of the outputs.
         every: ``"fit"``: once before training; ``"validation"``: before every validation.
-        warmup, repeats, budget: see `lmf.metrics.cost.latency`; the budget is per scale.
+        warmup, repeats, budget: see `lmf.cost.latency`; the budget is per scale.
     """
 
     def __init__(

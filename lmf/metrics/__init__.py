@@ -1,4 +1,4 @@
-"""Picture quality and cost. `lmf.metrics.cost` is imported by name: it needs a model, quality does not."""
+"""Picture quality by the protocols of the field: functions, and torchmetrics around them."""
 
 from lmf.metrics.functional import Protocol, psnr, ssim
 from lmf.metrics.image import PSNR, SSIM

@@ -130,17 +130,16 @@ class CMSR:
         canvas, at = latent.image[0].to(out.dtype), Grid.of(*latent.size)
         for level in levels:
             last = level.grid == target
-            if not last:
-                cell_here = decoder.cell(level.grid, latent.size, 1, cell.device)
-            else:
-                cell_here = cell
-            canvas, at = enlarge(canvas, at, level.grid, out if last else None), level.grid
-            if level.pixels == math.prod(at.size):
-                canvas.copy_(self.dense(decoder, latent, at, cell_here)[0])
+            own = cell if last else decoder.cell(level.grid, latent.size, 1, cell.device).to(cell.dtype)
+            if level.pixels == math.prod(level.grid.size):
+                canvas, at = self.dense(decoder, latent, level.grid, own)[0].to(out.dtype), level.grid
+                if last:
+                    out.copy_(canvas)
                 continue
+            canvas, at = enlarge(canvas, at, level.grid, out if last else None), level.grid
             flat = canvas.view(3, -1)
             for index, coord in level.chunks(self.dense.queries):
-                rgb = decoder.query(latent, coord[None], cell_here)[0]  # (Q, 3)
+                rgb = decoder.query(latent, coord[None], own)[0]  # (Q, 3)
                 flat.scatter_(1, index.expand(3, -1), rgb.T.to(flat.dtype))
         if at != target:
             enlarge(canvas, at, target, out)
@@ -218,9 +217,9 @@ def intensity(decoder: Decoder, latent: Latent) -> Tensor:
     """Modulation intensity (B, h, w) of a ``latent``.
 
     Raises:
-        ValueError: it has none.
+        ValueError: it has none, or keeps no image to start from.
     """
-    if not hasattr(latent, "intensity"):
+    if not hasattr(latent, "intensity") or latent.image is None:
         raise ValueError(
             f"CMSR needs a decoder with latent modulation, such as LMLIIF; {type(decoder).__name__} has none"
         )

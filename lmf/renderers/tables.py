@@ -94,17 +94,16 @@ class Tables:
     def _parse(cls, content: Any, name: str) -> Tables:
         try:
             if "format" not in content:  # the authors': {8: {1: 0.33, 2: 0.38, ...}, ...}
-                return cls({float(s): [Table(_bounds(b))] for s, b in content.items()}, estimator="authors")
-            if content["format"] != FORMAT:
+                content = {"tables": {s: [{"bounds": b}] for s, b in content.items()}, "estimator": "authors"}
+            elif content["format"] != FORMAT:
                 raise TableError(f"{name}: format {content['format']!r}, this version reads format {FORMAT}")
             tables = {
-                float(scale): sorted(
-                    (Table(_bounds(row["bounds"]), float(row["threshold"]), row["share"]) for row in rows),
-                    key=lambda table: table.threshold,
-                )
+                float(scale): sorted((_table(row) for row in rows), key=lambda table: table.threshold or 0)
                 for scale, rows in content["tables"].items()
             }
-            return cls(tables, content["model"], content["estimator"], content["images"])
+            if not tables or not all(tables.values()):
+                raise ValueError("a scale without a table, or no scale")
+            return cls(tables, content.get("model"), content["estimator"], content.get("images"))
         except TableError:
             raise
         except (TypeError, KeyError, ValueError, AttributeError) as error:
@@ -189,9 +188,9 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _bounds(content: Mapping[Any, Any]) -> dict[float, float]:
-    bounds = {float(level): float(bound) for level, bound in content.items()}
+def _table(row: Mapping[str, Any]) -> Table:
+    bounds = {float(level): float(bound) for level, bound in row["bounds"].items()}
     values = [bounds[level] for level in sorted(bounds)]
     if values != sorted(values) or not all(map(math.isfinite, [*bounds, *values])):
-        raise ValueError(f"bounds must be finite and grow with the level, got {dict(content)}")
-    return bounds
+        raise ValueError(f"bounds must be finite and grow with the level, got {bounds}")
+    return Table(bounds, row.get("threshold"), row.get("share"))

@@ -7,7 +7,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lmf.callbacks import CostCallback, PicturesCallback
 from lmf.callbacks.cost import worst
-from lmf.metrics.cost import CONVENTION, Latency, count
+from lmf.cost import CONVENTION, Latency, count
 
 
 class Recorder(CSVLogger):

@@ -6,10 +6,10 @@ from rich.console import Console
 from torch.utils.flop_counter import register_flop_formula
 
 from lmf import SRModel
+from lmf.cost import CONVENTION, count, latency, on_meta, table
 from lmf.decoders import LIIF, LMLIIF, Bicubic
 from lmf.decoders.diif import DIIF
 from lmf.encoders import EDSR, Identity
-from lmf.metrics.cost import CONVENTION, count, latency, on_meta, table
 from lmf.renderers import Dense
 
 # 10^9 MACs of the decoders of LIIF and LM-LIIF

@@ -1,0 +1,211 @@
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from lmf import checkpoint
+from lmf.calibrate import Pictures, calibrate, measure
+from lmf.data import Folder
+from lmf.estimators import Authors, Errors, Pooled, allocate
+from lmf.renderers import CMSR, Dense, Tables
+from lmf.renderers.tables import psnr
+from tests import golden
+
+LEVELS = [1, 1.5, 2, 3, 4, 6, 8, 12]
+
+
+@pytest.mark.parametrize(
+    ("name", "largest", "skip"), [("lm_liif", 1.0, True), ("lm_lte", 0.5, True), ("lm_ciaosr", 0.5, False)]
+)
+def test_the_authors_tables(shared, name, largest, skip):
+    path = shared / "golden" / f"{name}.safetensors"
+    with safe_open(path, "pt") as file:
+        theirs = json.loads(file.metadata()["table_x4_mse5e-3"])
+    g = golden.load(path)
+    model, estimator = g.model(), Authors([4], LEVELS, [5e-3], largest, skip)
+    state = estimator.empty()
+    for i in range(2):
+        lr = golden.image(g.tensors[f"table_lr_{i}"])
+        estimator.update(state, 4, measure(model, lr, (96, 128), LEVELS, clip=estimator.clip, skip=estimator.skip))
+    (table,) = estimator.solve([state])[4]
+    assert table.bounds == pytest.approx({float(level): bound for level, bound in theirs.items()})
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = checkpoint.build(
+        {
+            "encoder": {"_target_": "lmf.encoders.EDSR", "out_channels": 8, "blocks": 1},
+            "decoder": {"_target_": "lmf.decoders.LMLIIF", "in_channels": 8, "depth": 2, "hyper": [12], "skip": "bilinear"},
+        }
+    ).eval()
+    model.decoder.imnet.layers[-1].weight.data *= 0.1  # like a trained one: near the input, with details added
+    return model
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Seven small crops of a photograph."""
+    from skimage.data import astronaut
+
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(7):
+        crop = astronaut()[40 * i : 40 * i + 60, 50 * i : 50 * i + 72]
+        Image.fromarray(crop).save(folder / f"{i}.png")
+    return folder
+
+
+def test_measured_error_is_that_of_pictures(model):
+    """Against whole pictures; sums over latents lose nothing."""
+    lr = torch.rand(1, 3, 7, 9) * 2 - 1
+    errors = measure(model, lr, (42, 54), LEVELS)
+    assert sorted(errors.squares) == [1, 1.5, 2, 3, 4]
+    assert errors.pixels.sum() == 42 * 54
+    dense = model.render(lr, (42, 54)).detach()
+    coarse = torch.nn.functional.interpolate(
+        model.render(lr, (21, 27)).detach(), (42, 54), mode="bilinear", align_corners=False
+    )
+    # Latents belong to the target's cell at both; up to x4 this decoder's cell is the level's own.
+    with torch.inference_mode():
+        cell = model.decoder.cell(model.target((7, 9), (42, 54)), (7, 9), 1, lr.device)
+        latent = model.latent(lr, cell)
+        grid = model.target((7, 9), (21, 27))
+        own = model.decoder.cell(grid, (7, 9), 1, lr.device)
+        coarse = Dense()(model.decoder, latent, grid, own)
+    coarse = torch.nn.functional.interpolate(coarse, (42, 54), mode="bilinear", align_corners=False)
+    assert errors.squares[3].sum() == pytest.approx((coarse - dense).square().sum().item(), rel=1e-4)
+
+
+def brute_force(squares, pixels, cost, price):
+    levels = range(len(cost))
+    choices = (c for c in itertools.product(levels, repeat=len(pixels)) if list(c) == sorted(c))
+
+    def total(choice):
+        return sum(cost[n] * pixels[b] + price * squares[n][b] for b, n in enumerate(choice))
+
+    return min(total(c) for c in choices), total
+
+
+@pytest.mark.parametrize("price", [0.0, 0.3, 1.0, 5.0, 100.0])
+def test_allocation_is_the_best_there_is(price):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        squares = np.sort(rng.random((3, 6)), axis=0)[::-1].copy()
+        squares[-1] = 0
+        pixels, cost = rng.random(6), np.array([0.05, 0.3, 1.0])
+        chosen = allocate(squares, pixels, cost, np.array([price]))[0]
+        assert list(chosen) == sorted(chosen)
+        best, total = brute_force(squares, pixels, cost, price)
+        assert total(chosen) == pytest.approx(best)
+
+
+def test_allocation_where_nothing_was_seen_is_careful():
+    squares, pixels = np.zeros((3, 6)), np.array([0, 1.0, 0, 1.0, 0, 0])
+    squares[0, 3] = 1.0
+    chosen = allocate(squares, pixels, np.array([0.1, 0.3, 1.0]), np.array([1.0, np.inf]))
+    assert chosen[0].tolist() == [0, 0, 1, 1, 2, 2]
+    squares[:2, 1] = 1e-9
+    assert allocate(squares, pixels, np.array([0.1, 0.3, 1.0]), np.array([np.inf]))[0].tolist() == [2] * 6
+
+
+def pooled(**options):
+    return Pooled([6, 8], LEVELS, **{"thresholds": [1e-5, 1e-4, 1e-3, 1e-2], **options})
+
+
+def sets(folder, **options):
+    return [Pictures(Folder(folder), scale, **options) for scale in (6, 8)]
+
+
+def test_promise_is_kept_on_the_pictures_it_was_learnt_from(model, photos, tmp_path):
+    tables = calibrate(model, sets(photos), pooled(), tmp_path / "t.yaml")
+    assert [p.name for p in tmp_path.iterdir()] == ["t.yaml"]
+    assert Tables.of(tmp_path / "t.yaml") == tables
+    assert tables.images == 7
+    shares = [t.share for t in tables.tables[6.0]]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > shares[-1]
+    for threshold, share in zip(pooled().thresholds, shares, strict=True):
+        renderer, precision, rendered = CMSR(tables, mse_threshold=threshold), [], 0.0
+        for lr, size in sets(photos)[0]:
+            lr = lr[None] * 2 - 1
+            target = model.target(lr.shape[-2:], size)
+            cell = model.decoder.cell(target, lr.shape[-2:], 1, lr.device)
+            with torch.inference_mode():
+                latent = model.latent(lr, cell)
+                out, (stats,) = renderer.render(model.decoder, latent, target, cell)
+                mse = (out - Dense()(model.decoder, latent, target, cell)).square().mean().item()
+            precision.append(psnr(max(mse, 1e-12)))
+            rendered += stats.share / 7
+        assert np.mean(precision) > psnr(threshold) - 1  # boundaries between levels are not in the estimate
+        assert rendered == pytest.approx(share, abs=0.02)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_interrupted_and_shared_work_gives_the_same_tables(model, photos, tmp_path, monkeypatch):
+    whole = calibrate(model, sets(photos), pooled(), tmp_path / "whole.yaml")
+    real, calls = Pooled.update, itertools.count()
+
+    def fails_at_fifth(*args):
+        if next(calls) == 5:
+            raise Interrupted
+        real(*args)
+
+    monkeypatch.setattr(Pooled, "update", fails_at_fifth)
+    with pytest.raises(Interrupted):
+        calibrate(model, sets(photos), pooled(), tmp_path / "parts.yaml")
+    assert not (tmp_path / "parts.yaml").exists()
+    done = itertools.count()
+    monkeypatch.setattr(Pooled, "update", lambda *args: (next(done), real(*args)))
+
+    def others():  # what rank 1 does while rank 0 waits
+        try:
+            calibrate(model, sets(photos), pooled(), tmp_path / "parts.yaml", rank=1, world_size=2, barrier=stop)
+        except Interrupted:
+            pass
+
+    def stop():
+        raise Interrupted
+
+    barriers = iter([others, lambda: None])
+    tables = calibrate(
+        model, sets(photos), pooled(), tmp_path / "parts.yaml", world_size=2, barrier=lambda: next(barriers)()
+    )
+    assert next(done) == 14 - 5
+    assert tables == whole
+    assert (tmp_path / "parts.yaml").read_text() == (tmp_path / "whole.yaml").read_text()
+
+
+def test_other_pictures_or_weights_start_anew(model, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(Pooled, "solve", lambda *_: (_ for _ in ()).throw(Interrupted))
+    for options in ({}, {"limit": 3}, {"reduce": False, "crop": 12}):
+        with pytest.raises(Interrupted):
+            calibrate(model, sets(photos, **options), pooled(), tmp_path / "t.yaml")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def synthetic(estimator, factor):
+    """Thirty-two pictures of errors that grow with intensity; those of the last are ``factor`` times as large."""
+    states = []
+    for i in range(32):
+        rng, state = np.random.default_rng(i), estimator.empty()
+        intensity = rng.uniform(0.05, 0.8, 4000)
+        noise = rng.uniform(0.5, 2) * (factor if i == 31 else 1)
+        squares = {s: noise * 1e-3 * intensity**4 * (6 / s - 1) * 108 for s in (1, 2, 3, 4)}
+        estimator.update(state, 6, Errors(intensity, np.full(4000, 36.0), squares))
+        states.append(state)
+    return states
+
+
+def test_one_odd_picture_does_not_decide():
+    estimator = Pooled([6], [1, 2, 3, 4], [1e-5, 1e-4])
+    usual, odd = (estimator.solve(synthetic(estimator, factor))[6] for factor in (1, 1000))
+    for a, b in zip(usual, odd, strict=True):
+        assert 0 < a.share <= b.share < a.share + 0.12
