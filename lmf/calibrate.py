@@ -5,27 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Table as Overview
 from torch import Tensor
 
 from lmf.data import EvalSet, Source
 from lmf.data.folder import OnCorrupt
+from lmf.decoders import Latent
 from lmf.estimators import Errors, Estimator, State
 from lmf.grid import Grid, Size, axis
 from lmf.model import SRModel, evaluating
-from lmf.renderers import Dense, Tables
-from lmf.renderers.cmsr import enlarge, intensity, level_grid, owner, touched
-from lmf.renderers.tables import fingerprint, psnr
+from lmf.renderers import CMSR, Dense, Tables
+from lmf.renderers.cmsr import intensity
+from lmf.renderers.levels import enlarge, level_grid, owner, touched
+from lmf.renderers.tables import Table, fingerprint, psnr
 from lmf.report import write_text
 
 log = logging.getLogger(__name__)
@@ -97,35 +100,72 @@ def calibrate(
         estimator: how tables follow.
         rank, world_size, barrier: for several processes with one file system. All return the tables.
     """
-    device = next(model.parameters()).device
     seen = output.with_name(f".{output.name}.{_digest(model, sets, estimator)}")
     seen.mkdir(parents=True, exist_ok=True)
-    files = [seen / f"{fold:02d}.npz" for fold in range(estimator.folds)]
-    with evaluating(model), Progress(disable=rank > 0, transient=True) as progress:
-        for fold in range(rank, len(files), world_size):
-            state = _load(files[fold]) or {"done": np.zeros(len(sets), dtype=np.int64), **estimator.empty()}
-            for number, pictures in enumerate(sets):
-                indices = range(fold, len(pictures), len(files))[state["done"][number] :]
-                for i in progress.track(indices, description=f"x{pictures.scale:g}, part {fold + 1} of {len(files)}"):
-                    lr, size = pictures[i]
-                    lr = lr[None].to(device) * 2 - 1
-                    errors = measure(model, lr, size, estimator.levels, clip=estimator.clip, skip=estimator.skip)
-                    estimator.update(state, pictures.scale, errors)
-                    state["done"][number] += 1
-                    _save(files[fold], state)
+    work = Work(sets, seen, estimator.folds, rank, world_size, barrier)
+
+    def learn(state: State, n: int, lr: Tensor, size: Size) -> None:
+        errors = measure(model, lr, size, estimator.levels, clip=estimator.clip, skip=estimator.skip)
+        estimator.update(state, sets[n].scale, errors)
+
+    def check(state: State, n: int, lr: Tensor, size: Size) -> None:
+        squares, rendered = outcome(model, lr, size, proposed[sets[n].scale], estimator.overlap)
+        state["squares"][n] += squares
+        state["rendered"][n] += rendered
+        state["pixels"][n] += math.prod(size)
+
+    with evaluating(model):
+        proposed = estimator.propose(work.sums("estimating", estimator.empty, learn))
+        count = len(next(iter(proposed.values())))
+        empty = {"squares": (len(sets), count), "rendered": (len(sets), count), "pixels": (len(sets),)}
+        outcomes = work.sums("checking", lambda: {k: np.zeros(shape) for k, shape in empty.items()}, check)
+    tables = Tables(
+        estimator.select(proposed, outcomes),
+        model=fingerprint(model),
+        estimator=type(estimator).__name__.lower(),
+        images=max(len(pictures) for pictures in sets),
+        overlap=estimator.overlap,
+    )
     barrier()
     if rank == 0:
-        states = [state for file in files if (state := _load(file)) is not None]
-        tables = Tables(
-            estimator.solve(states),
-            model=fingerprint(model),
-            estimator=type(estimator).__name__.lower(),
-            images=max(len(pictures) for pictures in sets),
-        )
         write_text(output, tables.dump())
         shutil.rmtree(seen)
-    barrier()
-    return Tables.of(output)
+    return tables
+
+
+@dataclass(frozen=True)
+class Work:
+    """Sums over all pictures, shared between processes, and kept in ``folder`` after every picture."""
+
+    sets: Sequence[Pictures]
+    folder: Path
+    folds: int
+    rank: int
+    world_size: int
+    barrier: Callable[[], object]
+
+    def sums(
+        self, stage: str, empty: Callable[[], State], add: Callable[[State, int, Tensor, Size], None]
+    ) -> list[State]:
+        """The state of each fold, from ``empty`` on, after ``add(state, number of the set, lr, size)`` of its pictures.
+
+        ``lr`` is (3, h, w) in [0, 1].
+        """
+        paths = [self.folder / f"{stage}-{fold:02d}.npz" for fold in range(self.folds)]
+        with Progress(disable=self.rank > 0, transient=True) as progress:
+            for fold in range(self.rank, self.folds, self.world_size):
+                state = _load(paths[fold])
+                if state is None:
+                    state = {"done": np.zeros(len(self.sets), dtype=np.int64), **empty()}
+                for n, pictures in enumerate(self.sets):
+                    indices = range(fold, len(pictures), self.folds)[state["done"][n] :]
+                    label = f"{stage} x{pictures.scale:g}, part {fold + 1} of {self.folds}"
+                    for i in progress.track(indices, description=label):
+                        add(state, n, *pictures[i])
+                        state["done"][n] += 1
+                        _save(paths[fold], state)
+        self.barrier()
+        return [state for path in paths if (state := _load(path)) is not None]
 
 
 @torch.inference_mode()
@@ -135,21 +175,19 @@ def measure(
     """What rendering a picture at each of ``levels`` costs, latent by latent.
 
     Args:
-        lr: (1, 3, h, w) in network units.
+        lr: (3, h, w) in [0, 1].
         size: output (H, W).
         levels: those at or above the scale of the enlargement are left out.
         clip: clip the cell at each level as when rendering; the authors clip only the target's.
         skip: with the bilinear skip, if the decoder has one.
     """
-    image = model.pad(lr)
-    h, w = within = (image.shape[-2], image.shape[-1])
-    target = model.target((lr.shape[-2], lr.shape[-1]), size)
-    cell = model.decoder.cell(target, within, 1, lr.device)
-    latent = model.latent(image, cell)
+    latent, target, cell = prepare(model, lr, size)
+    h, w = latent.size
     strength = intensity(model.decoder, latent)[0]
     if not skip:
         latent = replace(latent, image=None)
-    rows, cols = (owner(axis(n, *span, device=lr.device), k) for n, span, k in zip(target.cells, (target.rows, target.cols), within, strict=True))
+    rows = owner(axis(target.cells[0], *target.rows, device=cell.device), h)
+    cols = owner(axis(target.cells[1], *target.cols, device=cell.device), w)
 
     def by_latent(x: Tensor) -> np.ndarray:
         """Sums of ``x`` (rows, cols) over the pixels of each latent: (h w,)."""
@@ -161,17 +199,42 @@ def measure(
     for level in levels:
         if level * h >= target.cells[0] or level * w >= target.cells[1]:
             continue
-        at = level_grid(level, target, within, *touched(target, within))
-        own = model.decoder.cell(at, within, 1, lr.device) if clip else lr.new_tensor([at.cell])
+        at = level_grid(level, target, latent.size, *touched(target, latent.size))
+        own = model.decoder.cell(at, latent.size, 1, cell.device) if clip else cell.new_tensor([at.cell])
         coarse = enlarge(Dense()(model.decoder, latent, at, own)[0], at, target)
         squares[level] = by_latent((coarse - exact).square().sum(dim=0).double())
-    pixels = by_latent(torch.ones(target.size, device=lr.device, dtype=torch.float64))
+    pixels = by_latent(torch.ones(target.size, device=cell.device, dtype=torch.float64))
     return Errors(strength.flatten().float().cpu().numpy(), pixels, squares)
 
 
-def overview(tables: Tables) -> Table:
-    """Expected shares of rendered pixels on screen: a row for each precision, a column for each scale."""
-    out = Table(title=f"rendered pixels / output pixels ({tables.estimator}, {tables.images} pictures)")
+@torch.inference_mode()
+def outcome(
+    model: SRModel, lr: Tensor, size: Size, tables: Sequence[Table], overlap: bool
+) -> tuple[list[float], list[int]]:
+    """A picture rendered with each of ``tables``: sum of squared differences from dense rendering, rendered pixels."""
+    latent, target, cell = prepare(model, lr, size)
+    exact = Dense()(model.decoder, latent, target, cell)
+    found: dict[str, tuple[float, int]] = {}
+    for table in tables:
+        if str(table.bounds) not in found:
+            renderer = CMSR(Tables({1: [table]}), overlap=overlap, above=0)
+            picture, (stats,) = renderer.render(model.decoder, latent, target, cell)
+            found[str(table.bounds)] = (picture - exact).double().square().sum().item(), sum(stats.rendered)
+    squares, rendered = zip(*(found[str(table.bounds)] for table in tables), strict=True)
+    return list(squares), list(rendered)
+
+
+def prepare(model: SRModel, lr: Tensor, size: Size) -> tuple[Latent, Grid, Tensor]:
+    """What renderers take, for ``lr`` (3, h, w) in [0, 1] and output ``size``, on the model's device."""
+    image = model.pad(lr[None].to(next(model.parameters()).device) * 2 - 1)
+    target = model.target((lr.shape[-2], lr.shape[-1]), size)
+    cell = model.decoder.cell(target, (image.shape[-2], image.shape[-1]), 1, image.device)
+    return model.latent(image, cell), target, cell
+
+
+def overview(tables: Tables) -> Overview:
+    """Shares of rendered pixels on screen: a row for each precision, a column for each scale."""
+    out = Overview(title=f"rendered pixels / output pixels ({tables.estimator}, {tables.images} pictures)")
     out.add_column("MSE [-1, 1]", justify="right")
     out.add_column("dB [0, 1]", justify="right")
     for scale in tables.tables:
@@ -205,7 +268,7 @@ def _save(path: Path, state: State) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
-            np.savez(file, **state)
+            np.savez(file, **state)  # type: ignore[arg-type]
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

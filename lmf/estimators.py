@@ -1,21 +1,22 @@
 """How scale-to-modulation tables follow from the errors of coarse rendering.
 
-An estimator accumulates `Errors`, one picture after the other, into a state of fixed size, plain arrays that can be
-saved; and solves for tables in the end. Pictures are dealt to ``folds`` states, each of which sees its pictures in
-order, so that the result does not depend on how many processes share the work.
+An estimator sums up what it is shown, one picture after the other, in states of fixed size: plain arrays that can be
+saved. Pictures are dealt to ``folds`` states, each of which sees its pictures in order, so that the result does not
+depend on how many processes share the work.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
 from lmf.renderers.tables import Table, psnr
 
 State = dict[str, np.ndarray]
+ByScale = Mapping[float, Sequence[Table]]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Estimator(Protocol):
     """Attributes:
     folds: how many states there are.
     clip, skip: how errors are to be measured, see `lmf.calibrate.measure`.
+    overlap: how pictures are rendered with its tables, see `lmf.renderers.CMSR`.
     scales: target scales.
     levels: scales to render at, ascending; those below a target scale serve it.
     """
@@ -45,6 +47,7 @@ class Estimator(Protocol):
     folds: int
     clip: bool
     skip: bool
+    overlap: bool
     scales: list[float]
     levels: list[float]
 
@@ -53,8 +56,16 @@ class Estimator(Protocol):
     def update(self, state: State, scale: float, errors: Errors) -> None:
         """Adds a picture at a target scale to ``state``, in place."""
 
-    def solve(self, states: Sequence[State]) -> dict[float, list[Table]]:
-        """Tables by target scale, from all folds."""
+    def propose(self, states: Sequence[State]) -> ByScale:
+        """Tables, from all folds; as many for each scale."""
+
+    def select(self, proposed: ByScale, outcomes: Sequence[State]) -> ByScale:
+        """The tables to keep, from what each fold's pictures look like when rendered with the ``proposed`` ones.
+
+        Args:
+            outcomes: ``squares`` and ``rendered`` (scales, tables): sums of squared differences from dense rendering,
+                in network units, and of rendered pixels; ``pixels`` (scales,), of output.
+        """
 
 
 class Authors:
@@ -70,6 +81,7 @@ class Authors:
 
     folds = 1
     clip = False
+    overlap = False
 
     def __init__(
         self,
@@ -114,7 +126,7 @@ class Authors:
             means.append(squares[near].sum() / count if count else np.nan)
         return means
 
-    def solve(self, states: Sequence[State]) -> dict[float, list[Table]]:
+    def propose(self, states: Sequence[State]) -> ByScale:
         tables: dict[float, list[Table]] = {}
         for scale, by_threshold in zip(self.scales, states[0]["limits"].tolist(), strict=True):
             below = [level for level in self.levels if level < scale]
@@ -124,14 +136,25 @@ class Authors:
             ]
         return tables
 
+    def select(self, proposed: ByScale, outcomes: Sequence[State]) -> ByScale:
+        """All of them: their thresholds are what they were estimated for, kept or not."""
+        return {
+            scale: [
+                replace(table, share=float(share))
+                for table, share in zip(proposed[scale], shares(outcomes, n), strict=True)
+            ]
+            for n, scale in enumerate(self.scales)
+        }
+
 
 class Pooled:
     """Ours: the allocation of levels to intensities that renders the fewest pixels for its mean squared difference.
 
     Pictures are summed up as histograms over intensity: pixels, and squared differences at each level; every pixel
     counts. For a price per squared difference the best allocation in which finer levels go with higher intensities is
-    found exactly, by dynamic programming; over all prices these are the tables worth having. A table keeps a
-    threshold if the mean over folds of their PSNR is at least the threshold's with a confidence of about 95 %.
+    found exactly, by dynamic programming; over all prices these are the tables worth having. Those of some forty
+    prices are then tried on all pictures. The cheapest keeps a threshold if the mean over folds of its PSNR is at least
+    the threshold's, with a confidence of about 95 %.
 
     No picture decides alone: in the allocation the differences of a fold count relative to its own at the coarsest
     level, and in the mean of PSNR one that is hard throughout counts by its decibels, one that is empty by at most 6
@@ -144,9 +167,11 @@ class Pooled:
     folds = 32
     clip = True
     skip = True
+    overlap = True
     # Geometric bins from 2^-10 to 1, 4 % wide. What is less or more intense falls into the first or last.
     OCTAVES, PER_OCTAVE = 10, 16
     PRICES = np.geomspace(1e-3, 1e9, 400)  # output pixels per unit of relative difference
+    TRIED = 40
     CONFIDENCE, HEADROOM_DB = 1.7, 6.0  # standard errors; see above
 
     def __init__(self, scales: Sequence[float], levels: Sequence[float], thresholds: Sequence[float]) -> None:
@@ -167,34 +192,51 @@ class Pooled:
         for level, squares in errors.squares.items():
             state["squares"][at, self.levels.index(level)] += np.bincount(index, squares, self.bins)
 
-    def solve(self, states: Sequence[State]) -> dict[float, list[Table]]:
-        return {scale: self.tables(scale, states) for scale in self.scales}
+    def propose(self, states: Sequence[State]) -> ByScale:
+        return {scale: self.worth_having(scale, states) for scale in self.scales}
 
-    def tables(self, scale: float, states: Sequence[State]) -> list[Table]:
+    def worth_having(self, scale: float, states: Sequence[State]) -> list[Table]:
+        """Tables over all the range of thresholds and, as estimates miss what happens at seams, below; and full rendering.
+        """
         at, below = self.scales.index(scale), [i for i, level in enumerate(self.levels) if level < scale]
         states = [state for state in states if state["pixels"][at].any()]
-        total = np.array([3 * state["pixels"][at].sum() for state in states])  # (K,) numbers
-        squares = np.array([state["squares"][at, below] for state in states]) / total[:, None, None]
-        squares = np.pad(squares, ((0, 0), (0, 1), (0, 0)))  # (K, L, bins); the last level is exact
-        pixels = np.mean([state["pixels"][at] for state in states] / total[:, None] * 3, axis=0)  # (bins,) share
-        cost = np.array([(self.levels[i] / scale) ** 2 for i in below] + [1.0])  # (L,)
+        pixels = np.array([state["pixels"][at] for state in states])  # (K, bins)
+        numbers = 3 * pixels.sum(axis=1)[:, None, None]
+        squares = np.array([state["squares"][at, below] for state in states]) / numbers  # (K, L - 1, bins)
+        squares = np.pad(squares, ((0, 0), (0, 1), (0, 0)))  # the last level, that of the target, is exact
         relative = squares / np.maximum(squares[:, :1].sum(axis=2, keepdims=True), 1e-12)
-        levels = allocate(relative.mean(axis=0), pixels, cost, np.append(self.PRICES, np.inf))  # (P, bins)
-        bins = np.arange(self.bins)
-        share = (cost[levels] * pixels).sum(axis=1)  # (P,)
-        error = np.stack([fold[levels, bins].sum(axis=1) for fold in squares], axis=1)  # (P, K)
-        with np.errstate(divide="ignore"):
-            precision = 10 * np.log10(4 / error)
-        found = []
-        for threshold in self.thresholds:
-            counted = np.minimum(precision, psnr(threshold) + self.HEADROOM_DB)
-            doubt = counted.std(axis=1, ddof=1) / np.sqrt(len(states)) if len(states) > 1 else 0.0
-            kept = counted.mean(axis=1) - self.CONFIDENCE * doubt >= psnr(threshold)
-            best = np.where(kept, share, np.inf).argmin()
-            bounds = {self.levels[i]: float(self.edges[levels[best] == n].max(initial=0)) for n, i in enumerate(below)}
-            bounds = {level: bound for level, bound in bounds.items() if bound}
-            found.append(Table(bounds, threshold, float(share[best])))
+        cost = np.array([(self.levels[i] / scale) ** 2 for i in below] + [1.0])
+        share = (pixels / pixels.sum(axis=1, keepdims=True)).mean(axis=0)
+        levels = allocate(relative.mean(axis=0), share, cost, self.PRICES)  # (P, bins)
+        error = np.median([fold[levels, np.arange(self.bins)].sum(axis=1) for fold in squares], axis=0)  # (P,)
+        found = [Table({})]
+        for threshold in np.geomspace(self.thresholds[0] / 30, self.thresholds[-1], self.TRIED):
+            best = levels[min(int((error > threshold).sum()), len(levels) - 1)]
+            bounds = {self.levels[i]: float(self.edges[best == n].max(initial=0)) for n, i in enumerate(below)}
+            found.append(Table({level: bound for level, bound in bounds.items() if bound}))
         return found
+
+    def select(self, proposed: ByScale, outcomes: Sequence[State]) -> ByScale:
+        found = {}
+        for n, scale in enumerate(self.scales):
+            own = [outcome for outcome in outcomes if outcome["pixels"][n]]
+            numbers = 3 * np.array([outcome["pixels"][n] for outcome in own])[:, None]
+            error = np.array([outcome["squares"][n] for outcome in own]) / numbers  # (K, tables)
+            precision = 10 * np.log10(4 / np.maximum(error, 1e-12))
+            share, tables = shares(outcomes, n), []
+            for threshold in self.thresholds:
+                counted = np.minimum(precision, psnr(threshold) + self.HEADROOM_DB)
+                doubt = counted.std(axis=0, ddof=1) / np.sqrt(len(own)) if len(own) > 1 else 0.0
+                kept = counted.mean(axis=0) - self.CONFIDENCE * doubt >= psnr(threshold)
+                best = int(np.where(kept, share, np.inf).argmin())
+                tables.append(Table(proposed[scale][best].bounds, threshold, float(share[best])))
+            found[scale] = tables
+        return found
+
+
+def shares(outcomes: Sequence[State], n: int) -> np.ndarray:
+    """Rendered pixels / output pixels of each table at scale number ``n``."""
+    return sum(outcome["rendered"][n] for outcome in outcomes) / sum(outcome["pixels"][n] for outcome in outcomes)
 
 
 def allocate(squares: np.ndarray, pixels: np.ndarray, cost: np.ndarray, prices: np.ndarray) -> np.ndarray:

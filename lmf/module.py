@@ -34,7 +34,7 @@ class SRModule(L.LightningModule):
         interval: ``"epoch"`` or ``"step"``: how often the schedule steps.
         seed: with the batch number and the rank it seeds everything random in a training step, so that a
             resumed run repeats what an uninterrupted one does.
-        baseline: also measure bicubic interpolation on the test sets.
+        baseline: also measure bicubic interpolation on every set.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class SRModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         sets = data.test_sets if stage == "test" else data.val_sets
-        kinds = ("model", "bicubic") if stage == "test" and self.bicubic is not None else ("model",)
+        kinds = ("model", "bicubic") if self.bicubic is not None else ("model",)
         self.metrics = nn.ModuleDict(
             {
                 f"{kind} {i}": MetricCollection(
@@ -81,7 +81,7 @@ class SRModule(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        return self.measure(self.model, "model", batch, dataloader_idx)
+        return self.test_step(batch, batch_idx, dataloader_idx)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         if self.bicubic is not None:
@@ -101,7 +101,7 @@ class SRModule(L.LightningModule):
         self.report("test")
 
     def report(self, stage: str) -> None:
-        """Logs ``val/set5_x4/psnr`` and the like, and ``val/psnr``, the mean over sets."""
+        """Logs ``val/set5_x4/psnr``, ``val/set5_x4/bicubic_psnr`` and the like, and their means over the sets."""
         results: dict[str, Tensor] = {}
         for key, module in self.metrics.items():
             metrics = cast(MetricCollection, module)
@@ -109,9 +109,10 @@ class SRModule(L.LightningModule):
             prefix = f"{stage}/{self.set_names[int(index)]}/" + ("" if kind == "model" else f"{kind}_")
             results |= {prefix + metric: value for metric, value in metrics.compute().items()}
             metrics.reset()
-        own = [results[f"{stage}/{name}/psnr"] for name in self.set_names]
-        if own:
-            results[f"{stage}/psnr"] = torch.stack(own).mean()
+        for metric in ("psnr", "bicubic_psnr"):
+            values = [value for name, value in results.items() if name.endswith(f"/{metric}")]
+            if values:
+                results[f"{stage}/{metric}"] = torch.stack(values).mean()
         self.log_dict({k: v.float() for k, v in results.items()}, rank_zero_only=False)
 
     def configure_optimizers(self) -> Any:

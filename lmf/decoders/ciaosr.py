@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,11 +69,20 @@ class CiaoSR(Decoder):
             key = key * self.imnet_k(torch.cat([key, place], dim=-1))
             indices.append(index)
             places.append(place)
-            scores.append((query * key).sum(dim=-1))
-        attention = torch.stack(scores).softmax(dim=0)  # (4, B, Q)
-        blend: Tensor | float = 0.0
-        for index, place, weight in zip(indices, places, attention, strict=True):
-            value = torch.cat([grid.take(latent.key, index), grid.take(latent.nonlocal_, index)], dim=-1)
-            value = value * self.imnet_v(torch.cat([value, place], dim=-1))  # (B, Q, 10C)
-            blend = blend + weight[..., None] * value
-        return self.imnet_q(blend)
+            scores.append(torch.einsum("bqc,bqc->bq", query, key))
+
+        def values() -> Iterator[Tensor]:
+            for index, place in zip(indices, places, strict=True):
+                value = torch.cat([grid.take(latent.key, index), grid.take(latent.nonlocal_, index)], dim=-1)
+                yield value * self.imnet_v(torch.cat([value, place], dim=-1))  # (B, Q, 10C)
+
+        return self.imnet_q(attended(scores, values()))
+
+
+def attended(scores: Sequence[Tensor], values: Iterable[Tensor]) -> Tensor:
+    """The sum of ``values`` (..., C), asked for one by one, each weighted by the softmax of its ``scores`` (...)."""
+    weights = torch.stack(list(scores)).softmax(dim=0)
+    blend = weights.new_zeros(1, 1, 1)
+    for weight, value in zip(weights, values, strict=True):
+        blend = torch.baddbmm(blend, weight.reshape(-1, 1, 1), value.flatten(0, -2)[:, None])
+    return blend.view(*weights.shape[1:], -1)

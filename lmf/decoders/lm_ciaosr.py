@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from lmf import grid
 from lmf.decoders.base import MLP, Skip
+from lmf.decoders.ciaosr import attended
 from lmf.decoders.cross_scale import CrossScaleAttention
 from lmf.decoders.modulation import LMFDecoder, ModulatedLatent, ModulatedMLP
 
@@ -72,18 +73,23 @@ class LMCiaoSR(LMFDecoder):
         nonlocal_ = self.cs_attn(feat).permute(0, 2, 3, 1)
         scrambled = unfolded.view(b, h, w, 3, 3, c)
         rel_cell = grid.relative_cell(cell, (h, w))
-        scores, values = [], []
+        keys, places, scores = [], [], []
         for dy, dx in grid.NEIGHBOURS:
             top, left = int(dx > 0), int(dy > 0)
             key = scrambled[..., top : top + 2, left : left + 2, :].flatten(3)  # (B, h, w, 4C)
             rel = cell.new_tensor([-dy / h, -dx / w]).expand(b, 2)
             place = torch.cat([rel, rel_cell], dim=-1)[:, None, None].expand(b, h, w, 4)
-            value = torch.cat([key, nonlocal_], dim=-1)
+            keys.append(key)
+            places.append(place)
             key = key * self.imnet_k(torch.cat([key, place], dim=-1))
-            scores.append((query * key).sum(dim=-1))
-            values.append(value * self.imnet_v(torch.cat([value, place], dim=-1)))  # (B, h, w, 5C)
-        attention = torch.stack(scores).softmax(dim=0)[..., None]  # (4, B, h, w, 1)
-        return sum((a * v for a, v in zip(attention, values, strict=True)), start=torch.zeros_like(values[0]))
+            scores.append(torch.einsum("bhwc,bhwc->bhw", query, key))
+
+        def values() -> Iterator[Tensor]:
+            for key, place in zip(keys, places, strict=True):
+                value = torch.cat([key, nonlocal_], dim=-1)
+                yield value * self.imnet_v(torch.cat([value, place], dim=-1))  # (B, h, w, 5C)
+
+        return attended(scores, values())
 
     def extra(self, rel_cell: Tensor) -> Tensor:
         return rel_cell[:, :0]  # its renderer reads no cell

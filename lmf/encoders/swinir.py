@@ -46,7 +46,7 @@ class SwinIR(Encoder):
         if any(embed % n for n in heads):
             raise ValueError(f"embed must be a multiple of every number of heads, got {embed} and {heads}")
         self.multiple = self.window = window
-        rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
+        rates = (drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths)))
         self.conv_first = nn.Conv2d(3, embed, 3, padding=1)
         self.patch_norm = nn.LayerNorm(embed)
         self.groups = nn.ModuleList(

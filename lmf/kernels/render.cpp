@@ -22,7 +22,8 @@ void place_points(Renderer<T, D>& tile, const T* coord, int64_t queries, const i
             continue;
         }
         const T* c = coord + 2 * at[i];
-        tile.place(i, at[i] / queries, locate(c[0], tile.p.height), locate(c[1], tile.p.width));
+        const int64_t image = at[i] / queries;
+        tile.place(i, image, tile.row(image, locate(c[0], tile.p.height)), tile.column(locate(c[1], tile.p.width)));
     }
 }
 
@@ -94,10 +95,11 @@ struct Sample {  // bilinear sampling on one axis, border repeated
 // rgb (batch, 3, H, W) at the crossings of y (H) and x (W), plus image (batch, 3, size) sampled there unless null.
 template <class T, int D>
 void grid(const Problem& p, const T* y, int64_t H, const T* x, int64_t W, const T* image, const int64_t* size, T* rgb) {
-    std::vector<Place<T>> column;
+    std::vector<Offsets<T>> column;
     std::vector<Sample<T>> sample;
+    const Renderer<T, D> any(p, false, 0);
     for (int64_t j = 0; j < W; j++) {
-        column.push_back(locate(x[j], p.width));
+        column.push_back(any.column(locate(x[j], p.width)));
         if (image) sample.emplace_back(x[j], size[1]);
     }
 #pragma omp parallel num_threads(p.threads)
@@ -107,7 +109,7 @@ void grid(const Problem& p, const T* y, int64_t H, const T* x, int64_t W, const 
 #pragma omp for schedule(dynamic)
         for (int64_t row = 0; row < p.batch * H; row++) {
             const int64_t b = row / H, i = row % H;
-            const Place<T> here = locate(y[i], p.height);
+            const Offsets<T> here = tile.row(b, locate(y[i], p.height));
             T* line = rgb + (b * 3 * H + i) * W;
             for (int64_t j = 0; j < W; j += PIXELS) {
                 const int count = int(std::min<int64_t>(PIXELS, W - j));

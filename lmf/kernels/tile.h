@@ -60,6 +60,12 @@ LMF_EXACT Place<T> locate(T c, int64_t cells) {
     return place;
 }
 
+template <class T>
+struct Offsets {  // of the same, counted in elements
+    int64_t latent[2], modulation[2], code[2];
+    T rel[2];
+};
+
 constexpr int PIXELS = 4, ROWS = 4 * PIXELS;
 
 template <class T, int D>
@@ -93,21 +99,43 @@ struct Renderer {
         return ((features ? features : 2) + (depth - 1) * D + depth + 3) * D + 3 + p.batch * features / 2;
     }
 
-    void place(int pixel, int64_t number, const Place<T>& v, const Place<T>& u) {
-        T area[4], sum = 0;
+    Offsets<T> row(int64_t number, const Place<T>& at) const {
+        const int64_t first = number * p.rows * p.width - p.row * p.width, start = -p.row * p.width;
+        Offsets<T> o;
+        for (int side = 0; side < 2; side++) {
+            o.latent[side] = first + at.index[side] * p.width;
+            o.modulation[side] = number * p.batch_stride + (start + at.index[side] * p.width) * p.stride;
+            o.code[side] = number * p.code_batch_stride + (start + at.index[side] * p.width) * p.code_stride;
+            o.rel[side] = at.rel[side];
+        }
+        return o;
+    }
+
+    Offsets<T> column(const Place<T>& at) const {
+        Offsets<T> o;
+        for (int side = 0; side < 2; side++) {
+            o.latent[side] = at.index[side];
+            o.modulation[side] = at.index[side] * p.stride;
+            o.code[side] = at.index[side] * p.code_stride;
+            o.rel[side] = at.rel[side];
+        }
+        return o;
+    }
+
+    LMF_INLINE void place(int pixel, int64_t number, const Offsets<T>& v, const Offsets<T>& u) {
+        T area[4];
         image[pixel] = number;
-        for (int m = 0; m < 4; m++) {
+        LMF_UNROLL for (int m = 0; m < 4; m++) {
             const int r = 4 * pixel + m;
-            const int64_t at = (v.index[m / 2] - p.row) * p.width + u.index[m % 2];
-            latent[r] = number * p.rows * p.width + at;
-            modulation[r] = number * p.batch_stride + at * p.stride;
-            coding[r] = number * p.code_batch_stride + at * p.code_stride;
+            latent[r] = v.latent[m / 2] + u.latent[m % 2];
+            modulation[r] = v.modulation[m / 2] + u.modulation[m % 2];
+            coding[r] = v.code[m / 2] + u.code[m % 2];
             rel[r][0] = v.rel[m / 2];
             rel[r][1] = u.rel[m % 2];
             area[m] = std::abs(rel[r][0] * rel[r][1]) + T(1e-9);
-            sum += area[m];
         }
-        for (int m = 0; m < 4; m++) weight[4 * pixel + m] = area[3 - m] / sum;
+        const T share = 1 / (area[0] + area[1] + area[2] + area[3]);
+        LMF_UNROLL for (int m = 0; m < 4; m++) weight[4 * pixel + m] = area[3 - m] * share;
     }
 
     void repeat(int pixel, int from) {

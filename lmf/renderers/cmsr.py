@@ -7,19 +7,19 @@ several output pixels, and enlarged bilinearly. A table says which intensities m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lmf import grid
 from lmf.decoders.base import Decoder, Latent
-from lmf.grid import Grid, Size
+from lmf.grid import Grid
 from lmf.renderers.dense import Dense
+from lmf.renderers.levels import Level, enlarge, levels_of
 from lmf.renderers.tables import Table, TableError, Tables, mean_square
 
 
@@ -55,6 +55,9 @@ class CMSR:
         precision_db: the same as a PSNR of colours in [0, 1].
         budget: use, for each picture, the most precise table that renders at most this share of its pixels, or the
             cheapest there is. At most one of the three; none goes with a single table for each scale.
+        overlap: render, at each level, also the pixels just beyond its latents, so that the enlargement does not mix
+            them with pixels not yet rendered: far closer to dense rendering for a few more pixels. None: as the
+            tables were made for; the authors' are for rendering without.
         above: scales up to this one are rendered densely.
         queries: bounds the temporaries of the decoder, as in `Dense`.
 
@@ -68,6 +71,7 @@ class CMSR:
         mse_threshold: float | None = None,
         precision_db: float | None = None,
         budget: float | None = None,
+        overlap: bool | None = None,
         above: float = 4.0,
         queries: int = 262144,
     ) -> None:
@@ -89,6 +93,7 @@ class CMSR:
         elif budget is None and any(len(found) > 1 for found in self.tables.tables.values()):
             raise ValueError("the tables are for several thresholds; give mse_threshold, precision_db or budget")
         self.budget = budget
+        self.overlap = self.tables.overlap if overlap is None else overlap
         self.above = above
         self.dense = Dense(queries)
 
@@ -117,16 +122,21 @@ class CMSR:
         scale = round(max(cells / n for cells, n in zip(target.cells, size, strict=True)), 6)
         if math.prod(target.cells) <= self.above**2 * math.prod(size) + 1e-6:
             return levels_of(Table({}), scale, strength, target)
-        for table in self.tables.at(scale):
-            levels = levels_of(table, scale, strength, target)
-            if self.budget is None or sum(x.pixels for x in levels) <= self.budget * math.prod(target.size):
-                break
-        return levels
+        tables = self.tables.at(scale)
+        most = math.inf if self.budget is None else self.budget * math.prod(target.size)
+
+        def cost(table: Table) -> int:
+            return sum(level.pixels for level in levels_of(table, scale, strength, target, self.overlap))
+
+        # From precise to cheap.
+        first = bisect_left(tables, True, hi=len(tables) - 1, key=lambda table: cost(table) <= most)
+        return levels_of(tables[first], scale, strength, target, self.overlap)
 
     def paint(
         self, out: Tensor, decoder: Decoder, latent: Latent, cell: Tensor, levels: list[Level], target: Grid
     ) -> None:
         """Fills ``out`` (3, rows, cols) coarse to fine: enlarge what there is, then render what asks for more."""
+        assert latent.image is not None
         canvas, at = latent.image[0].to(out.dtype), Grid.of(*latent.size)
         for level in levels:
             last = level.grid == target
@@ -145,74 +155,6 @@ class CMSR:
             enlarge(canvas, at, target, out)
 
 
-@dataclass(frozen=True)
-class Level:
-    """Latents ``inside``, bool (h, w), rendered at those pixels of ``grid`` that lie in them."""
-
-    scale: float
-    grid: Grid
-    inside: Tensor
-
-    @cached_property
-    def axes(self) -> tuple[Owned, Owned]:
-        return tuple(
-            Owned.of(cells, span, n, self.inside.device)
-            for cells, span, n in zip(self.grid.cells, (self.grid.rows, self.grid.cols), self.inside.shape, strict=True)
-        )
-
-    @cached_property
-    def pixels(self) -> int:
-        """How many pixels are rendered."""
-        y, x = self.axes
-        return int((y.count[:, None] * x.count * self.inside).sum())
-
-    def chunks(self, queries: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The pixels, latent by latent, about ``queries`` at a time: flat index (Q,) in ``grid``, coordinate (Q, 2)."""
-        y, x = self.axes
-        rows, cols = self.inside.nonzero(as_tuple=True)
-        most = int(y.count.max()) * int(x.count.max())
-        for part in torch.arange(len(rows), device=rows.device).split(max(1, queries // most)):
-            i, in_y = y.pixels(rows[part])  # (N, rows of a latent)
-            j, in_x = x.pixels(cols[part])
-            shape = (*i.shape, j.shape[1])
-            index = i[:, :, None] * self.grid.size[1] + j[:, None]  # (N, rows, columns)
-            coord = torch.stack([y.centre[i][:, :, None].expand(shape), x.centre[j][:, None].expand(shape)], dim=-1)
-            if in_y.all() and in_x.all():
-                yield index.flatten(), coord.flatten(0, 2)
-            else:
-                inside = in_y[:, :, None] & in_x[:, None]
-                yield index[inside], coord[inside]
-
-
-@dataclass(frozen=True)
-class Owned:
-    """Which pixels of an axis lie in which latent: ``count`` of them from number ``first`` on, both int64 (latents,).
-
-    ``centre`` holds the coordinate of every pixel.
-    """
-
-    centre: Tensor
-    first: Tensor
-    count: Tensor
-
-    @classmethod
-    def of(cls, cells: float, span: tuple[int, int], latents: int, device: torch.device) -> Owned:
-        centre = grid.axis(cells, *span, device=device)
-        count = owner(centre, latents).bincount(minlength=latents)
-        return cls(centre, count.cumsum(0) - count, count)
-
-    def pixels(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels (N, K) of each ``latent`` (N,), K as many as any has, and which of them are its own."""
-        step = torch.arange(int(self.count.max()), device=latent.device)
-        own = step < self.count[latent][:, None]
-        return (self.first[latent][:, None] + step).clamp(max=len(self.centre) - 1), own
-
-
-def owner(centre: Tensor, latents: int) -> Tensor:
-    """Index of the latent that holds each coordinate ``centre`` (N,) of one axis."""
-    return grid.nearest(torch.stack([centre, torch.zeros_like(centre)], dim=-1), (latents, 1))
-
-
 def intensity(decoder: Decoder, latent: Latent) -> Tensor:
     """Modulation intensity (B, h, w) of a ``latent``.
 
@@ -224,41 +166,6 @@ def intensity(decoder: Decoder, latent: Latent) -> Tensor:
             f"CMSR needs a decoder with latent modulation, such as LMLIIF; {type(decoder).__name__} has none"
         )
     return latent.intensity()
-
-
-def levels_of(table: Table, scale: float, strength: Tensor, target: Grid) -> list[Level]:
-    """The levels of ``table`` that any latent of intensity ``strength`` (h, w) is rendered at."""
-    size = (strength.shape[0], strength.shape[1])
-    (top, bottom), (left, right) = touched(target, size)
-    needed = torch.zeros_like(strength, dtype=torch.bool)
-    needed[top:bottom, left:right] = True
-    levels = []
-    for level, low, high in table.bands(scale):
-        inside = needed & (strength >= low) & (strength <= high)
-        if inside.any():
-            at = target if level == scale else level_grid(level, target, size, (top, bottom), (left, right))
-            levels.append(Level(level, at, inside))
-    return levels
-
-
-def level_grid(level: float, target: Grid, size: Size, rows: tuple[int, int], cols: tuple[int, int]) -> Grid:
-    """Pixels of a picture of scale ``level``, but no finer than ``target``, over ``rows`` and ``cols`` of latents."""
-    cells, spans = [], []
-    for n, limit, (start, stop) in zip(size, target.cells, (rows, cols), strict=True):
-        count = min(math.floor(n * level + 1e-6), math.floor(limit))
-        held = owner(grid.axis(count), n)
-        cells.append(count)
-        spans.append((int((held < start).sum()), int((held < stop).sum())))
-    return Grid((cells[0], cells[1]), spans[0], spans[1])
-
-
-def touched(target: Grid, size: Size) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Rows and columns, half-open, of the latents that ``target`` lies in, and one more on each side."""
-    spans = []
-    for n, cells, span in zip(size, target.cells, (target.rows, target.cols), strict=True):
-        first, *_, last = owner(grid.axis(cells, *span), n).tolist() * 2
-        spans.append((max(0, first - 1), min(n, last + 2)))
-    return spans[0], spans[1]
 
 
 def summarise(levels: list[Level], target: Grid) -> Stats:
@@ -276,38 +183,5 @@ def summarise(levels: list[Level], target: Grid) -> Stats:
 def single(latent: Latent, i: int) -> Latent:
     """The latent of image ``i`` of a batch alone."""
     parts = {f.name: getattr(latent, f.name) for f in fields(latent)}
-    return replace(latent, **{name: part[i : i + 1] for name, part in parts.items() if isinstance(part, Tensor)})
-
-
-def enlarge(image: Tensor, source: Grid, target: Grid, out: Tensor | None = None) -> Tensor:
-    """``image`` (3, rows, cols), the pixels of ``source``, sampled bilinearly at those of ``target``, border repeated.
-
-    One axis after the other, a stretch of rows at a time: on a CPU twice as fast as torch's interpolation.
-    """
-    h, w = target.size
-    above, below, down = taps(source.cells[0], source.rows, target.cells[0], target.rows, image)
-    left, right, along = taps(source.cells[1], source.cols, target.cells[1], target.cols, image)
-    out = image.new_empty(3, h, w) if out is None else out
-    first, last = above.tolist(), below.tolist()
-    stretch = max(1, 131072 // w)
-    for start in range(0, h, stretch):
-        stop = min(start + stretch, h)
-        top, bottom = first[start], last[stop - 1] + 1
-        x = image[:, top:bottom].mT.contiguous()  # (3, cols, source rows): whole columns are cheap to pick
-        x = x.index_select(1, left).lerp_(x.index_select(1, right), along[:, None]).mT.contiguous()
-        upper, lower = (x.index_select(1, rows[start:stop] - top) for rows in (above, below))
-        torch.lerp(upper, lower, down[start:stop, None], out=out[:, start:stop])
-    return out
-
-
-def taps(
-    source: float, source_span: tuple[int, int], target: float, target_span: tuple[int, int], like: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """For each target pixel of an axis the two source pixels around it and the weight of the second."""
-    position = (torch.arange(*target_span, dtype=torch.float64) + 0.5) * (source / target) - 0.5 - source_span[0]
-    position = position.clamp(0, source_span[1] - source_span[0] - 1)
-    first = position.long()
-    second = (first + 1).clamp(max=source_span[1] - source_span[0] - 1)
-    weight = (position - first).to(like.dtype)
-    return first.to(like.device), second.to(like.device), weight.to(like.device)
-
+    own: dict[str, Any] = {name: part[i : i + 1] for name, part in parts.items() if isinstance(part, Tensor)}
+    return replace(latent, **own)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +63,14 @@ class Tables:
         model: `fingerprint` of the model they were made for; None in the authors' files.
         estimator: how they were made.
         images: from how many.
+        overlap: whether they are for rendering with overlap, see `CMSR`.
     """
 
     tables: Mapping[float, Sequence[Table]]
     model: str | None = None
     estimator: str = "unknown"
     images: int | None = None
+    overlap: bool = False
 
     @classmethod
     def of(cls, source: Tables | Mapping[Any, Any] | str | Path) -> Tables:
@@ -103,7 +105,9 @@ class Tables:
             }
             if not tables or not all(tables.values()):
                 raise ValueError("a scale without a table, or no scale")
-            return cls(tables, content.get("model"), content["estimator"], content.get("images"))
+            return cls(
+                tables, content.get("model"), content["estimator"], content.get("images"), content.get("overlap", False)
+            )
         except TableError:
             raise
         except (TypeError, KeyError, ValueError, AttributeError) as error:
@@ -112,9 +116,7 @@ class Tables:
     def dump(self) -> str:
         """The text of a file that `of` reads."""
         rows = {
-            scale: [
-                {"threshold": t.threshold, "share": t.share, "bounds": dict(t.bounds)} for t in self.tables[scale]
-            ]
+            scale: [{"threshold": t.threshold, "share": t.share, "bounds": dict(t.bounds)} for t in self.tables[scale]]
             for scale in sorted(self.tables)
         }
         content = {
@@ -122,6 +124,7 @@ class Tables:
             "model": self.model,
             "estimator": self.estimator,
             "images": self.images,
+            "overlap": self.overlap,
             "threshold_unit": UNIT,
             "tables": rows,
         }
@@ -155,13 +158,15 @@ class Tables:
             known = [t.threshold for t in tables if t.threshold is not None]
             fit = [t for t in tables if t.threshold is not None and t.threshold <= threshold * (1 + 1e-6)]
             if not fit:
-                have = f"{min(known):g} ({psnr(min(known)):.1f} dB) and above" if known else "tables of unknown threshold"
+                have = (
+                    f"{min(known):g} ({psnr(min(known)):.1f} dB) and above" if known else "tables of unknown threshold"
+                )
                 raise TableError(
                     f"no table for x{scale:g} keeps a mean squared difference of {threshold:g} "
                     f"({psnr(threshold):.1f} dB); there are {have}"
                 )
             chosen[scale] = fit[-1:]
-        return Tables(chosen, self.model, self.estimator, self.images)
+        return replace(self, tables=chosen)
 
 
 def beside(checkpoint: Path) -> Path:

@@ -40,9 +40,11 @@ def run(config: DictConfig) -> None:
     trainer.fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=True)
     if trainer.interrupted:
         sys.exit(130)
-    psnr = trainer.callback_metrics.get("val/psnr")
-    if trainer.is_global_zero and psnr is not None:
-        log.info(f"val/psnr {psnr:.2f} dB; test it: python run.py task=test ckpt_path={output}")
+    metrics = trainer.callback_metrics
+    if trainer.is_global_zero and "val/psnr" in metrics:
+        psnr, bicubic = metrics["val/psnr"].item(), metrics["val/bicubic_psnr"].item()
+        log.info(f"validation: {psnr:.2f} dB, bicubic {bicubic:.2f} dB ({psnr - bicubic:+.2f})")
+        log.info(f"measure it: python run.py task=test ckpt_path={output}")
 
 
 def resumable(config: DictConfig, output: Path) -> Path | None:

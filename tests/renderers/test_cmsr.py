@@ -12,6 +12,7 @@ from lmf.encoders import EDSR
 from lmf.grid import Grid
 from lmf.model import SRModel
 from lmf.renderers import CMSR, Dense
+from lmf.renderers.levels import Level
 from lmf.renderers.tables import Table, TableError, Tables
 from tests import golden
 
@@ -61,7 +62,10 @@ def test_agrees_with_the_authors(shared, name, scale):
         meta = file.metadata()
     g = golden.load(path)
     model = g.model()
-    tables = {int(s): {float(level): bound for level, bound in table.items()} for s, table in json.loads(meta["s2m_tables"]).items()}
+    tables = {
+        int(s): {float(level): bound for level, bound in table.items()}
+        for s, table in json.loads(meta["s2m_tables"]).items()
+    }
     out, (stats,) = render(model, g.lr, (24 * scale, 32 * scale), CMSR(tables).render)
     theirs = g.tensors[f"cmsr_24x32_x{scale}"].permute(2, 0, 1).float()
     off = (out[0] - theirs).abs() - (2e-3 + 5e-4 * theirs.abs())
@@ -102,7 +106,9 @@ def test_agrees_with_the_plain_algorithm(scale, finest, skip):
     size = (round(7 * scale), round(9 * scale))
     table = {1: a, 1.5: b, 4: c if finest else 1.0}
     inf = math.inf
-    bands = [(1, -inf, a), (1.5, a, b), (4, b, c), (None, c, inf)] if finest else [(1, -inf, a), (1.5, a, b), (4, b, inf)]
+    bands = (
+        [(1, -inf, a), (1.5, a, b), (4, b, c), (None, c, inf)] if finest else [(1, -inf, a), (1.5, a, b), (4, b, inf)]
+    )
     out, (stats,) = render(model, lr, size, CMSR({32: table}).render)
     with torch.inference_mode():
         expected, count = naive(model, lr, size, bands)
@@ -169,6 +175,36 @@ def test_stats_say_what_was_rendered():
     assert stats.band.sum() == 24
 
 
+@pytest.mark.parametrize("scale", [1, 2.6, 4])
+def test_overlap_is_one_pixel_deep(scale):
+    inside = torch.rand(6, 7, generator=torch.Generator().manual_seed(0)) < 0.3
+    beyond = ~inside & (torch.rand(6, 7, generator=torch.Generator().manual_seed(1)) < 0.8)
+    at = Grid.of(math.floor(6 * scale), math.floor(7 * scale))
+    level = Level(scale, at, inside, beyond)
+    index = torch.cat([index for index, _ in level.chunks(9)])
+    coord = torch.cat([coord for _, coord in level.chunks(9)])
+    assert len(index) == level.pixels == len(index.unique())
+    assert torch.equal(coord, at.coord()[index])
+    masks = [F.interpolate(m[None, None].float(), at.size, mode="nearest-exact") > 0 for m in (inside, beyond)]
+    expected = masks[0] | (F.max_pool2d(masks[0].float(), 3, 1, 1) > 0) & masks[1]
+    assert torch.equal(index.sort().values, expected.flatten().nonzero()[:, 0])
+
+
+def test_overlap_takes_the_seams_away():
+    """Without it, enlargement mixes rendered pixels with the input; here that is far off."""
+    model, lr = tiny(), picture(1, 3, 10, 12)
+    a, b = quantiles(model, lr, 0.4, 0.7)
+    size = (80, 96)
+    dense = render(model, lr, size, Dense())
+    results = [render(model, lr, size, CMSR({8: {3: a, 6: b}}, overlap=overlap).render) for overlap in (False, True)]
+    (bare, (few,)), (seamless, (more,)) = results
+    assert (seamless - dense).square().mean() < 0.5 * (bare - dense).square().mean()
+    assert few.share < more.share < few.share + 0.15
+    assert few.rendered[-1] == more.rendered[-1]
+    again = render(model, lr, size, CMSR({8: {3: a, 6: b}}, overlap=True, queries=50))
+    torch.testing.assert_close(again, seamless, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("budget", [0.02, 0.3, 0.6, 1.0])
 def test_budget_holds_for_every_picture(budget):
     model, lr = tiny(), torch.cat([picture(1, 3, 8, 8), 0.3 * picture(1, 3, 8, 8, seed=2)])
@@ -179,9 +215,7 @@ def test_budget_holds_for_every_picture(budget):
     _, stats = render(model, lr, (64, 64), CMSR(tables, budget=budget).render)
     for i, s in enumerate(stats):
         assert s.share <= budget
-        shares = [
-            render(model, lr[i : i + 1], (64, 64), CMSR(Tables({8: [row]})).render)[1][0].share for row in rows
-        ]
+        shares = [render(model, lr[i : i + 1], (64, 64), CMSR(Tables({8: [row]})).render)[1][0].share for row in rows]
         assert s.share == max(share for share in shares if share <= budget)
 
 
@@ -195,7 +229,7 @@ def test_double_precision():
 
 def test_needs_modulated_latents():
     model = SRModel(EDSR(8, 1), LIIF(8, [8])).eval()
-    with pytest.raises(ValueError, match="CMSR needs a decoder with latent modulation.*LIIF"):
+    with pytest.raises(ValueError, match=r"CMSR needs a decoder with latent modulation.*LIIF"):
         render(model, picture(1, 3, 4, 4), (24, 24), CMSR({6: {1: 0.3}}))
 
 

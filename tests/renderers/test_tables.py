@@ -50,7 +50,7 @@ def test_belong_to_one_model(tmp_path):
     tables = Tables({6: [Table({1: 0.1})]}, model=fingerprint(one))
     tables.check(one)
     tables.check(one.double())
-    with pytest.raises(TableError, match="the tables are for a model .* task=calibrate"):
+    with pytest.raises(TableError, match=r"the tables are for a model .* task=calibrate"):
         tables.check(other)
     Tables.of({6: {1: 0.1}}).check(other)
 
