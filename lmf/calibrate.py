@@ -21,9 +21,8 @@ from torch import Tensor
 
 from lmf.data import EvalSet, Source
 from lmf.data.folder import OnCorrupt
-from lmf.decoders import Latent
 from lmf.estimators import Errors, Estimator, State
-from lmf.grid import Grid, Size, axis
+from lmf.grid import Size, axis
 from lmf.model import SRModel, evaluating
 from lmf.renderers import CMSR, Dense, Tables
 from lmf.renderers.cmsr import intensity
@@ -181,7 +180,7 @@ def measure(
         clip: clip the cell at each level as when rendering; the authors clip only the target's.
         skip: with the bilinear skip, if the decoder has one.
     """
-    latent, target, cell = prepare(model, lr, size)
+    latent, target, cell = model.prepare(on_device(model, lr), size)
     h, w = latent.size
     strength = intensity(model.decoder, latent)[0]
     if not skip:
@@ -212,7 +211,7 @@ def outcome(
     model: SRModel, lr: Tensor, size: Size, tables: Sequence[Table], overlap: bool
 ) -> tuple[list[float], list[int]]:
     """A picture rendered with each of ``tables``: sum of squared differences from dense rendering, rendered pixels."""
-    latent, target, cell = prepare(model, lr, size)
+    latent, target, cell = model.prepare(on_device(model, lr), size)
     exact = Dense()(model.decoder, latent, target, cell)
     found: dict[str, tuple[float, int]] = {}
     for table in tables:
@@ -224,12 +223,9 @@ def outcome(
     return list(squares), list(rendered)
 
 
-def prepare(model: SRModel, lr: Tensor, size: Size) -> tuple[Latent, Grid, Tensor]:
-    """What renderers take, for ``lr`` (3, h, w) in [0, 1] and output ``size``, on the model's device."""
-    image = model.pad(lr[None].to(next(model.parameters()).device) * 2 - 1)
-    target = model.target((lr.shape[-2], lr.shape[-1]), size)
-    cell = model.decoder.cell(target, (image.shape[-2], image.shape[-1]), 1, image.device)
-    return model.latent(image, cell), target, cell
+def on_device(model: SRModel, lr: Tensor) -> Tensor:
+    """``lr`` (3, h, w) in [0, 1] as the model takes it."""
+    return lr[None].to(next(model.parameters()).device) * 2 - 1
 
 
 def overview(tables: Tables) -> Overview:

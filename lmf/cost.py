@@ -6,10 +6,9 @@ The stages are the encoder, the latent (decoder work done once per LR pixel) and
 from __future__ import annotations
 
 import copy
+import ctypes
 import math
-import os
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -75,9 +74,7 @@ class Latency:
 
     Attributes:
         peak_bytes: the most memory in use during a run beyond what was in use before it, over the warm-up runs. On
-            CUDA it is what torch's allocator handed out. On a CPU under Linux it is resident memory, read every
-            millisecond: memory that the process held already, freed but not returned, is not seen, so it is a lower
-            bound. None elsewhere.
+            CUDA it is what torch's allocator handed out, on a CPU under Linux resident memory; None elsewhere.
     """
 
     encoder: float
@@ -148,28 +145,16 @@ def latency(
     device = torch.device(device or device_of(model))
     image = picture(lr_size, device)
 
-    def synchronize() -> None:
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
-
-    def once() -> list[float]:
-        synchronize()
-        marks = [time.perf_counter()]
-        for _ in stages(model, image, target, model.renderer):
-            synchronize()
-            marks.append(time.perf_counter())
-        return [*(b - a for a, b in pairwise(marks)), marks[-1] - marks[0]]
-
     peaks: list[int | None] = []
     times: list[list[float]] = []
     start = time.perf_counter()
     with torch.inference_mode(), evaluating(model):
         for _ in range(warmup):
             with peak_memory(device) as peak:
-                once()
+                timed(model, image, target)
             peaks.append(peak())
         while not times or (len(times) < repeats and time.perf_counter() - start < budget):
-            times.append(once())
+            times.append(timed(model, image, target))
     encoder, latent, render, total = (statistics.median(column) for column in zip(*times, strict=True))
     memory = max((p for p in peaks if p is not None), default=None)
     return Latency(encoder, latent, render, total, memory, repeats=len(times), device=str(device))
@@ -200,12 +185,27 @@ def table(costs: Sequence[Cost], latencies: Sequence[Latency], name: str) -> Tab
     return out
 
 
+def timed(model: SRModel, image: Tensor, size: Size) -> list[float]:
+    """Seconds of each of `STAGES`, and in all, of enlarging ``image`` (B, 3, h, w); the device finishes each first."""
+
+    def synchronize() -> None:
+        if image.device.type != "cpu":
+            torch.accelerator.synchronize(image.device)
+
+    synchronize()
+    marks = [time.perf_counter()]
+    for _ in stages(model, image, size, model.renderer):
+        synchronize()
+        marks.append(time.perf_counter())
+    return [*(b - a for a, b in pairwise(marks)), marks[-1] - marks[0]]
+
+
 def stages(model: SRModel, image: Tensor, size: Size, render: Renderer) -> Iterator[str]:
     """`SRModel.render` step by step: yields the name of each stage of `STAGES` when it is done."""
     padded = model.pad(image)
     target = model.target((image.shape[-2], image.shape[-1]), size)
     cell = model.decoder.cell(target, (padded.shape[-2], padded.shape[-1]), len(padded), padded.device)
-    feat = model.encoder(padded)
+    feat = model.features(padded)
     yield "encoder"
     latent = model.decoder.latent(feat, padded, cell)
     yield "latent"
@@ -256,26 +256,29 @@ def checked(lr_size: Size) -> Size:
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Callable[[], int | None]]:
     """Yields a function that, after the block, says what `Latency.peak_bytes` says."""
-    statm = Path("/proc/self/statm")
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         yield lambda: torch.cuda.max_memory_allocated(device) - before
-    elif device.type == "cpu" and statm.exists():
-        page = os.sysconf("SC_PAGE_SIZE")
-        seen = [int(statm.read_text().split()[1])]
-        finished = threading.Event()
+        return
+    before = reset_process_peak() if device.type == "cpu" else None
+    yield lambda: None if before is None else max(0, (process_peak() or 0) - before)
 
-        def watch() -> None:
-            while not finished.wait(0.001):
-                seen[1:] = [max(seen[-1], int(statm.read_text().split()[1]))]
 
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
-        try:
-            yield lambda: (seen[-1] - seen[0]) * page
-        finally:
-            finished.set()
-            thread.join()
-    else:
-        yield lambda: None
+def reset_process_peak() -> int | None:
+    """Returns free memory to the system and forgets the process's peak, so that it is what is resident now: in bytes,
+    or None where the system cannot (it is Linux that can)."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except (OSError, AttributeError, TypeError):
+        return None
+    return process_peak()
+
+
+def process_peak() -> int | None:
+    """The most resident memory this process has had, in bytes, since its start or `reset_process_peak`."""
+    try:
+        return next(int(x.split()[1]) << 10 for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x)
+    except (OSError, StopIteration):
+        return None

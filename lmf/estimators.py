@@ -152,9 +152,9 @@ class Pooled:
 
     Pictures are summed up as histograms over intensity: pixels, and squared differences at each level; every pixel
     counts. For a price per squared difference the best allocation in which finer levels go with higher intensities is
-    found exactly, by dynamic programming; over all prices these are the tables worth having. Those of some forty
-    prices are then tried on all pictures. The cheapest keeps a threshold if the mean over folds of its PSNR is at least
-    the threshold's, with a confidence of about 95 %.
+    found exactly, by dynamic programming; over all prices these are the tables worth having. Forty of them are then
+    tried on all pictures: the cheapest is taken that keeps a threshold, that is, if the mean over folds of its
+    PSNR is at least the threshold's with a confidence of about 95 %.
 
     No picture decides alone: in the allocation the differences of a fold count relative to its own at the coarsest
     level, and in the mean of PSNR one that is hard throughout counts by its decibels, one that is empty by at most 6
@@ -168,8 +168,8 @@ class Pooled:
     clip = True
     skip = True
     overlap = True
-    # Geometric bins from 2^-10 to 1, 4 % wide. What is less or more intense falls into the first or last.
-    OCTAVES, PER_OCTAVE = 10, 16
+    # Geometric bins from 2^-10 to 1, 1 % wide. What is less or more intense falls into the first or last.
+    OCTAVES, PER_OCTAVE = 10, 64
     PRICES = np.geomspace(1e-3, 1e9, 400)  # output pixels per unit of relative difference
     TRIED = 40
     CONFIDENCE, HEADROOM_DB = 1.7, 6.0  # standard errors; see above
@@ -196,8 +196,7 @@ class Pooled:
         return {scale: self.worth_having(scale, states) for scale in self.scales}
 
     def worth_having(self, scale: float, states: Sequence[State]) -> list[Table]:
-        """Tables over all the range of thresholds and, as estimates miss what happens at seams, below; and full rendering.
-        """
+        """Full rendering, and tables for the range of thresholds and, as estimates miss some of the error, below it."""
         at, below = self.scales.index(scale), [i for i, level in enumerate(self.levels) if level < scale]
         states = [state for state in states if state["pixels"][at].any()]
         pixels = np.array([state["pixels"][at] for state in states])  # (K, bins)

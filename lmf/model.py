@@ -61,14 +61,22 @@ class SRModel(nn.Module):
 
     def latent(self, image: Tensor, cell: Tensor) -> Latent:
         """The latent of an ``image`` (B, 3, h, w) that `pad` has been over, for ``cell`` (B, 2)."""
-        return self.decoder.latent(self.encoder(image), image, cell)
+        return self.decoder.latent(self.features(image), image, cell)
+
+    def features(self, image: Tensor) -> Tensor:
+        """The encoder's features of an ``image`` (B, 3, h, w) that `pad` has been over."""
+        return self.encoder(image.contiguous(memory_format=torch.channels_last))  # faster convolutions, hence latents
 
     def render(self, lr: Tensor, size: Size) -> Tensor:
         """Whole pictures: ``lr`` (B, 3, h, w) in network units to (B, 3, H, W), not clamped."""
+        return self.renderer(self.decoder, *self.prepare(lr, size))
+
+    def prepare(self, lr: Tensor, size: Size) -> tuple[Latent, Grid, Tensor]:
+        """What renderers take beside the decoder to enlarge ``lr`` (B, 3, h, w) to ``size``: latent, pixels, cell."""
         image = self.pad(lr)
         target = self.target((lr.shape[-2], lr.shape[-1]), size)
         cell = self.decoder.cell(target, (image.shape[-2], image.shape[-1]), len(image), image.device)
-        return self.renderer(self.decoder, self.latent(image, cell), target, cell)
+        return self.latent(image, cell), target, cell
 
     def pad(self, lr: Tensor) -> Tensor:
         """``lr`` reflected at the bottom and right up to a multiple of what the encoder wants."""

@@ -16,7 +16,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from lmf import runs
+from lmf import runs, sweep
 from lmf.checkpoint import one_line
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,9 @@ def run(config: DictConfig) -> None:
 
     ``hydra.verbose=true`` shows the traceback instead.
     """
+    if sweep.finished(config):
+        log.info(f"finished before; to run it again, delete {config.paths.output}")
+        return
     try:
         with runs.job(Path(config.paths.output)):
             random.seed(config.seed)

@@ -5,9 +5,11 @@ Importing this module registers the OmegaConf resolvers that conf/config.yaml us
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
@@ -20,6 +22,8 @@ from omegaconf import OmegaConf
 
 # Lightning starts the other ranks of a node by running this program again; they read the folder from here.
 RUN_DIR = "LMF_RUN_DIR"
+# The folder of the multirun that this process, or the one that started it, runs.
+SWEEP_DIR = "LMF_SWEEP_DIR"
 LAST = Path("checkpoints", "last.ckpt")
 # What Lightning leaves in the environment when it has started ranks. It must not reach the next job of a sweep.
 _LAUNCHER = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", RUN_DIR)
@@ -41,6 +45,19 @@ def last_run(folder: Path) -> Path | None:
     """The run folder in ``folder`` whose resumable checkpoint is the newest."""
     found = sorted(folder.glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime)
     return found[-1].parent.parent if found else None
+
+
+def sweep_dir(runs: str, name: str, overrides: Sequence[str]) -> str:
+    """The folder of the multirun that the command line ``overrides`` ask for: the same command has the same folder."""
+    if SWEEP_DIR in os.environ:
+        return os.environ[SWEEP_DIR]
+    content = [o for o in overrides if not o.startswith("launcher=")]
+    return str(Path(runs, name, f"sweep-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:10]}"))
+
+
+def sweep_name() -> str | None:
+    """The name of that folder; None outside multiruns."""
+    return Path(os.environ[SWEEP_DIR]).name if SWEEP_DIR in os.environ else None
 
 
 @cache
@@ -97,5 +114,6 @@ def job(output: Path) -> Iterator[None]:
 _SWEEP_ONLY = ("hydra.mode", "hydra.sweep", "hydra.launcher", "hydra/launcher", "hydra/sweeper")
 
 OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
-OmegaConf.register_new_resolver("sweep_dir", lambda runs, name: _new(Path(runs, name)), replace=True)
+OmegaConf.register_new_resolver("sweep_dir", sweep_dir, replace=True)
+OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 OmegaConf.register_new_resolver("mul", lambda a, b: a * b, replace=True)

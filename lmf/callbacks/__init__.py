@@ -3,5 +3,6 @@
 from lmf.callbacks.checkpoint_io import AtomicCheckpointIO
 from lmf.callbacks.cost import CostCallback
 from lmf.callbacks.pictures import PicturesCallback
+from lmf.callbacks.precision import PrecisionCallback
 
-__all__ = ["AtomicCheckpointIO", "CostCallback", "PicturesCallback"]
+__all__ = ["AtomicCheckpointIO", "CostCallback", "PicturesCallback", "PrecisionCallback"]

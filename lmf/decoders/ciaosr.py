@@ -79,10 +79,10 @@ class CiaoSR(Decoder):
         return self.imnet_q(attended(scores, values()))
 
 
-def attended(scores: Sequence[Tensor], values: Iterable[Tensor]) -> Tensor:
+def attended(scores: list[Tensor], values: Iterable[Tensor]) -> Tensor:
     """The sum of ``values`` (..., C), asked for one by one, each weighted by the softmax of its ``scores`` (...)."""
-    weights = torch.stack(list(scores)).softmax(dim=0)
+    weights = torch.stack(scores).softmax(dim=0)
     blend = weights.new_zeros(1, 1, 1)
     for weight, value in zip(weights, values, strict=True):
         blend = torch.baddbmm(blend, weight.reshape(-1, 1, 1), value.flatten(0, -2)[:, None])
-    return blend.view(*weights.shape[1:], -1)
+    return blend.view(*weights.shape[1:], blend.shape[-1])

@@ -19,7 +19,7 @@ constexpr int REGISTER = 16, ACCUMULATORS = 8;
 #elif defined(__aarch64__)
 #define LMF_REGISTER(v) __asm__("" : "+w"(v))
 #else
-#define LMF_REGISTER(v)
+#define LMF_REGISTER(v) (void)0
 #endif
 #define LMF_INLINE inline __attribute__((always_inline))
 #ifdef __clang__
@@ -64,7 +64,7 @@ struct Block {
             V w[W];
             LMF_UNROLL for (int v = 0; v < W; v++) {
                 w[v] = L::load(weight + k * stride + v * N);
-                LMF_REGISTER(w[v]);
+                if constexpr (sizeof(V) <= REGISTER) LMF_REGISTER(w[v]);
             }
             LMF_UNROLL for (int r = 0; r < R; r++) {
                 const T factor = x[r * row + k * step];

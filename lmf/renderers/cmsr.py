@@ -75,6 +75,13 @@ class CMSR:
         above: float = 4.0,
         queries: int = 262144,
     ) -> None:
+        self.settings = {
+            "tables": str(tables) if isinstance(tables, str | Path) else None,
+            "mse_threshold": mse_threshold,
+            "precision_db": precision_db,
+            "budget": budget,
+            "above": above,
+        }  # as given, for those who log
         asked = {"mse_threshold": mse_threshold, "precision_db": precision_db, "budget": budget}
         given = [f"{name}={value}" for name, value in asked.items() if value is not None]
         if len(given) > 1:

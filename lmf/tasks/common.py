@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import lightning as L
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -64,6 +66,11 @@ def make_renderer(config: DictConfig, model: SRModel, path: Path) -> Renderer:
         if renderer.tables.model is None and runs.is_rank_zero():
             log.warning(f"{options['tables']} does not say for which model it was made; it is taken on trust")
     return renderer
+
+
+def device_of(config: DictConfig) -> torch.device:
+    """Where the trainer of ``config`` would put a model, for tasks that run in one process without it."""
+    return L.Fabric(accelerator=config.trainer.accelerator, devices=1).device
 
 
 def save_config(config: DictConfig, output: Path) -> None:

@@ -16,7 +16,7 @@ from lmf.tasks.trainer import make_trainer
 def run(config: DictConfig) -> None:
     output = Path(config.paths.output)
     model = load(config)
-    datamodule = instantiate(config.data)
+    datamodule = instantiate(config.data, **({} if config.scale is None else {"scales": [config.scale]}))
     check_data(datamodule, "test")
     save_config(config, output)
     module = SRModule(model, seed=config.seed)

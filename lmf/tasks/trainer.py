@@ -13,10 +13,15 @@ from omegaconf import DictConfig
 
 def make_trainer(config: DictConfig) -> L.Trainer:
     """The trainer, its callbacks and loggers, as ``config`` describes them."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no hardware notes, no advertisements
-    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
+    quieten()
     callbacks = [instantiate(c) for c in config.callbacks.values() if c]
     if config.task.name == "fit" and config.schedule.ema:
         callbacks.append(EMAWeightAveraging(decay=config.schedule.ema))
     loggers = [instantiate(c, _convert_="all") for c in config.logger.values() if c]
     return instantiate(config.trainer, callbacks=callbacks, logger=[x for x in loggers if x is not None] or False)
+
+
+def quieten() -> None:
+    """No hardware notes, no advertisements from Lightning."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
