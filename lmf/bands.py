@@ -50,5 +50,5 @@ def panel(picture: Tensor, dense: Tensor, stats: Stats) -> Image.Image:
 
 def level_colours(levels: tuple[float, ...]) -> list[tuple[float, float, float]]:
     """From dark, coarse, to bright, fine."""
-    scale = matplotlib.colormaps["viridis"]
-    return [tuple(scale(i / max(len(levels) - 1, 1))[:3]) for i in range(len(levels))]
+    colours = (matplotlib.colormaps["viridis"](i / max(len(levels) - 1, 1)) for i in range(len(levels)))
+    return [(red, green, blue) for red, green, blue, _ in colours]

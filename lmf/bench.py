@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -122,10 +123,17 @@ def count(models: Mapping[str, SRModel], cases: Sequence[Case]) -> list[Row]:
 
 def row_of(model: SRModel, case: Case) -> Row:
     own = cost.count(model, case.lr, scale=case.scale)
-    shared = {f.name for f in fields(own)} & {f.name for f in fields(Row)}
-    values = {**{name: getattr(own, name) for name in shared}, **asdict(case)}
-    names = (f"{stage}_bytes" for stage in cost.STAGES)
-    return Row(**values, macs=own.total_macs, **dict(zip(names, traffic(model, case.lr, own.size), strict=True)))
+    return Row(
+        **asdict(case),
+        size=own.size,
+        encoder_params=own.encoder_params,
+        decoder_params=own.decoder_params,
+        encoder_macs=own.encoder_macs,
+        latent_macs=own.latent_macs,
+        render_macs=own.render_macs,
+        macs=own.total_macs,
+        **traffic(model, case.lr, own.size),
+    )
 
 
 def measure(
@@ -215,7 +223,7 @@ def floors(row: Row, flops: float, bandwidth: float) -> list[float]:
     return [max(2 * m / flops, n / bandwidth) for m, n in zip(macs, moved, strict=True)]
 
 
-def traffic(model: SRModel, lr: Size, size: Size) -> tuple[int, int, int]:
+def traffic(model: SRModel, lr: Size, size: Size) -> dict[str, Any]:
     """`Row.encoder_bytes`, ``latent_bytes`` and ``render_bytes``."""
     meta = cost.on_meta(model)
     image = meta.pad(torch.empty(1, 3, *lr, device="meta"))
@@ -224,7 +232,11 @@ def traffic(model: SRModel, lr: Size, size: Size) -> tuple[int, int, int]:
     latent = meta.decoder.latent(feat, image, cell)
     maps = sum(t.nbytes for t in tensors(latent))
     encoder, decoder = (4 * cost.parameters(m) for m in (meta.encoder, meta.decoder))
-    return image.nbytes + encoder + feat.nbytes, feat.nbytes + decoder + maps, maps + 12 * math.prod(size)
+    return {
+        "encoder_bytes": image.nbytes + encoder + feat.nbytes,
+        "latent_bytes": feat.nbytes + decoder + maps,
+        "render_bytes": maps + 12 * math.prod(size),
+    }
 
 
 def tensors(latent: Latent) -> list[Tensor]:

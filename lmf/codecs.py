@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import kornia_rs.io
 import numpy as np
@@ -14,6 +15,8 @@ import tifffile
 from PIL import Image as PIL
 
 _ORIENTATION = 0x0112  # EXIF and TIFF tag
+_LONGEST = {".jpg": 65535, ".jpeg": 65535, ".webp": 16383}  # pixels of a side
+_CLASSIC_TIFF = 2**32 - 2**26  # bytes before compression, with room for tables
 _PHOTOMETRIC = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
 
 
@@ -83,55 +86,101 @@ def _tiff_orientation(page: Any) -> int:
     return int(page.tags.valueof(_ORIENTATION, default=1))
 
 
-def encode(path: Path, array: np.ndarray, quality: int) -> bytes:
-    """The bytes of a file with the suffix of ``path``; ``array`` as in `lmf.image.write`."""
-    suffix, deep = path.suffix.lower(), array.dtype == np.uint16
-    channels = 1 if array.ndim == 2 else array.shape[2]
-    buffer = BytesIO()
-    if suffix in (".tif", ".tiff"):
-        extra = ["unassalpha"] if channels in (2, 4) else None
-        tifffile.imwrite(
-            buffer,
-            array[..., 0] if array.ndim == 3 and channels == 1 else array,
-            photometric="rgb" if channels > 2 else "minisblack",
-            planarconfig="contig" if channels > 1 else None,
-            extrasamples=extra,
-            compression="zlib",
-            predictor=True,
-        )
-        return buffer.getvalue()
-    if suffix == ".png" and deep:
-        return _encode_png16(array.reshape(*array.shape[:2], channels))
-    if suffix not in (".png", ".jpg", ".jpeg", ".webp"):
+def check_writable(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Refuses what the format that the suffix of ``path`` means cannot hold.
+
+    Raises:
+        ImageError: naming the file.
+    """
+    suffix, deep = path.suffix.lower(), dtype == np.uint16
+    if suffix not in (".png", ".tif", ".tiff", *_LONGEST):
         raise ImageError(f"cannot write {path}: the suffix must be .png, .tif, .tiff, .jpg, .jpeg or .webp")
+    if suffix not in _LONGEST:
+        return
     if deep:
         raise ImageError(f"cannot write {path}: {suffix[1:]} holds 8 bits a channel, write 16 bits as .png or .tif")
-    if channels in (2, 4) and suffix in (".jpg", ".jpeg"):
+    if shape[2:] in ((2,), (4,)) and suffix != ".webp":
         raise ImageError(f"cannot write {path}: JPEG has no alpha channel, write .png, .tif or .webp, or drop alpha")
-    image = PIL.fromarray(array[..., 0] if array.ndim == 3 and channels == 1 else array)
+    if max(shape[:2]) > _LONGEST[suffix]:
+        size = f"{shape[1]} x {shape[0]}"
+        raise ImageError(f"cannot write {path}: {suffix[1:]} holds {_LONGEST[suffix]} pixels a side, got {size}; "
+                         f"write .png or .tif")  # fmt: skip
+
+
+def encode(
+    file: BinaryIO, suffix: str, bands: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, quality: int
+) -> None:
+    """Writes a picture of ``shape`` (H, W[, C]), uint8 or uint16, that comes as ``bands`` of rows, top to bottom.
+
+    PNG and TIFF are written band by band, JPEG and WebP once all have come. ``quality`` is for these two.
+    """
     if suffix == ".png":
-        image.save(buffer, "PNG")
+        _encode_png(file, bands, shape, dtype)
+    elif suffix in (".tif", ".tiff"):
+        _encode_tiff(file, bands, shape, dtype)
     else:
-        image.save(buffer, "WEBP" if suffix == ".webp" else "JPEG", quality=quality)
-    return buffer.getvalue()
+        array = np.concatenate(list(bands))
+        image = PIL.fromarray(array[..., 0] if shape[2:] == (1,) else array)
+        image.save(file, "WEBP" if suffix == ".webp" else "JPEG", quality=quality)
 
 
-def _encode_png16(array: np.ndarray) -> bytes:
-    """PNG of uint16 (H, W, C), C = 1 .. 4: PIL writes only grey. Rows carry the "sub" filter."""
-    height, width, channels = array.shape
-    step = 2 * channels  # bytes a pixel
-    rows = array.astype(">u2").view(np.uint8).reshape(height, width * step)
-    coded = np.ones((height, 1 + width * step), np.uint8)  # each row starts with its filter type, 1
-    coded[:, 1:] = rows
-    coded[:, 1 + step :] -= rows[:, :-step]
+def _encode_png(file: BinaryIO, bands: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Rows carry the filter "up": each holds its bytes less those of the row above."""
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    def chunk(kind: bytes, data: bytes) -> None:
+        file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
 
+    (height, width, channels), depth = (*shape, 1)[:3], 8 * dtype.itemsize
+    file.write(b"\x89PNG\r\n\x1a\n")
     colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(coded.tobytes(), 6)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
+    chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0))
+    deflate = zlib.compressobj(6)
+    above = np.zeros((1, width * channels * dtype.itemsize), np.uint8)
+    for band in bands:
+        rows = np.ascontiguousarray(band, dtype.newbyteorder(">")).reshape(len(band), -1).view(np.uint8)
+        coded = np.full((len(rows), 1 + rows.shape[1]), 2, np.uint8)  # each row begins with its filter, 2
+        coded[:, 1:] = rows - np.concatenate([above, rows[:-1]])
+        above = rows[-1:]
+        chunk(b"IDAT", deflate.compress(coded.tobytes()))
+    chunk(b"IDAT", deflate.flush())
+    chunk(b"IEND", b"")
+
+
+def _encode_tiff(file: BinaryIO, bands: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype) -> None:
+    (height, width, channels), native = (*shape, 1)[:3], dtype.newbyteorder("<")
+    bytes_a_row = width * channels * dtype.itemsize
+    rows = min(height, max(1, (1 << 20) // bytes_a_row))
+    with tifffile.TiffWriter(file, byteorder="<", bigtiff=height * bytes_a_row > _CLASSIC_TIFF) as tiff:
+        tiff.write(
+            (zlib.compress(_predicted(strip, native).tobytes(), 6) for strip in _strips(bands, rows)),
+            shape=(height, width, channels) if channels > 1 else (height, width),
+            dtype=native,
+            photometric="rgb" if channels > 2 else "minisblack",
+            planarconfig="contig" if channels > 1 else None,
+            extrasamples=["unassalpha"] if channels in (2, 4) else None,
+            compression="zlib",
+            predictor=True,
+            rowsperstrip=rows,
+        )
+
+
+def _predicted(strip: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """TIFF's horizontal differencing: every sample less that of the pixel to its left."""
+    out = strip.astype(dtype)
+    out[:, 1:] -= strip[:, :-1]
+    return out
+
+
+def _strips(bands: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
+    """``bands`` cut anew into ``rows`` rows each, the last perhaps fewer."""
+    rest: np.ndarray | None = None
+    for band in bands:
+        rest = band if rest is None else np.concatenate([rest, band])
+        whole = len(rest) - len(rest) % rows
+        yield from (rest[i : i + rows] for i in range(0, whole, rows))
+        rest = rest[whole:]
+    if rest is not None and len(rest):
+        yield rest
 
 
 def from_pil(image: PIL.Image) -> np.ndarray:

@@ -261,8 +261,8 @@ def peak_memory(device: torch.device) -> Iterator[Callable[[], int | None]]:
         before = torch.cuda.memory_allocated(device)
         yield lambda: torch.cuda.max_memory_allocated(device) - before
         return
-    before = reset_process_peak() if device.type == "cpu" else None
-    yield lambda: None if before is None else max(0, (process_peak() or 0) - before)
+    resident = reset_process_peak() if device.type == "cpu" else None
+    yield lambda: None if resident is None else max(0, (process_peak() or 0) - resident)
 
 
 def reset_process_peak() -> int | None:

@@ -8,7 +8,7 @@ different sizes share differ by a rounding at most.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -35,15 +35,40 @@ def axis(cells: float, start: int = 0, stop: int | None = None, device: torch.de
 
 
 @dataclass(frozen=True)
+class Strip:
+    """Rows ``start .. stop - 1`` of an image of ``height`` rows, taken for an image of its own."""
+
+    start: int
+    stop: int
+    height: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+    def within(self, y: Tensor) -> Tensor:
+        """Coordinates ``y`` (n,) of the whole image as coordinates of the strip, which may lie beyond [-1, 1].
+
+        They stay where they are relative to the centre of the row that holds them, rounding and all: where they
+        coincide with it they still do, and what is rendered from the strip is what is rendered from the whole.
+        """
+        row = (((y + 1) * self.height - 1) / 2).round().long().clamp(self.start, self.stop - 1)
+        centre, own = axis(self.height, device=y.device)[row], axis(self.size, device=y.device)[row - self.start]
+        return ((y - centre) * (self.height / self.size)) + own
+
+
+@dataclass(frozen=True)
 class Grid:
     """A rectangle of output pixels, cut from a picture of ``cells`` (rows, columns) over [-1, 1]^2.
 
-    ``rows`` and ``cols`` are half-open ranges of pixel indices. ``Grid.of(H, W)`` is the whole picture.
+    ``rows`` and ``cols`` are half-open ranges of pixel indices. ``Grid.of(H, W)`` is the whole picture. With a
+    ``strip``, [-1, 1] is that strip of the LR image, and `cell` and `coord` are in its coordinates.
     """
 
     cells: tuple[float, float]
     rows: tuple[int, int]
     cols: tuple[int, int]
+    strip: Strip | None = None
 
     @classmethod
     def of(cls, height: int, width: int) -> Grid:
@@ -56,17 +81,21 @@ class Grid:
     @property
     def cell(self) -> tuple[float, float]:
         """Size of one output pixel, (2 / H, 2 / W)."""
-        return 2 / self.cells[0], 2 / self.cells[1]
+        share = self.strip.height / self.strip.size if self.strip else 1
+        return 2 / self.cells[0] * share, 2 / self.cells[1]
 
     def band(self, start: int, stop: int) -> Grid:
         """Rows ``start .. stop - 1`` of this rectangle."""
-        return Grid(self.cells, (self.rows[0] + start, self.rows[0] + stop), self.cols)
+        return replace(self, rows=(self.rows[0] + start, self.rows[0] + stop))
+
+    def axes(self, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+        """Pixel centres of the rows, float32 (rows,), and of the columns, float32 (cols,)."""
+        y, x = (axis(n, *span, device=device) for n, span in zip(self.cells, (self.rows, self.cols), strict=True))
+        return self.strip.within(y) if self.strip else y, x
 
     def coord(self, device: torch.device | str | None = None) -> Tensor:
         """Pixel centres, row-major, float32 (rows * cols, 2)."""
-        y = axis(self.cells[0], *self.rows, device=device)
-        x = axis(self.cells[1], *self.cols, device=device)
-        return torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)
+        return torch.stack(torch.meshgrid(*self.axes(device), indexing="ij"), dim=-1).flatten(0, 1)
 
 
 def clip_cell(cell: Tensor, size: Size, max_scale: float) -> Tensor:

@@ -6,9 +6,10 @@ the way back; `read` and `write` are the files. Colour profiles are not kept: nu
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -22,13 +23,23 @@ from torch import Tensor
 from lmf import codecs
 from lmf.codecs import ImageError
 
-__all__ = ["SUFFIXES", "ImageError", "decompose", "read", "read_size", "write", "write_bytes"]
+__all__ = [
+    "SUFFIXES",
+    "ImageError",
+    "check_writable",
+    "decompose",
+    "read",
+    "read_size",
+    "write",
+    "write_bands",
+    "write_bytes",
+]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm")
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what PIL's convert("L") uses
 
 
-def decompose(image: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+def decompose(image: Any) -> tuple[Tensor, Callable[..., Any]]:
     """Takes a picture apart into colours and the way back.
 
     Args:
@@ -41,7 +52,8 @@ def decompose(image: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
         colour: float32 (B, 3, h, w) in [0, 1], on the device of the input; grey is replicated.
         restore: takes (B, 3, H, W) in [0, 1] and gives the kind of picture that came in: type, depth, mode,
             batch dimension, device. Grey is the luma (BT.601) of the colours; integers are rounded half up; alpha
-            is resized bicubically (antialiased) to (H, W).
+            is resized bicubically (antialiased) to (H, W). ``restore(band, top, height)`` is for a band of rows from
+            ``top`` of a picture of ``height`` rows.
 
     Raises:
         ImageError: another type, dtype, number of dimensions or channels; empty; NaN or outside [0, 1].
@@ -52,7 +64,7 @@ def decompose(image: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
         return _decompose_array(image)
     if isinstance(image, PIL.Image):
         colour, restore = _decompose_array(codecs.from_pil(image))
-        return colour, lambda out: _to_pil(restore(out), image.mode)
+        return colour, lambda out, *place: _to_pil(restore(out, *place), image.mode)
     raise ImageError(f"an image must be a PIL image, a numpy array or a torch tensor, got {type(image).__name__}")
 
 
@@ -88,23 +100,49 @@ def write(path: str | Path, array: np.ndarray, quality: int = 95) -> None:
     The file appears complete or not at all. ``quality`` (1 to 100) is for JPEG and WebP.
 
     Raises:
-        ImageError: unknown suffix; alpha or 16 bits in a format without them; a file that cannot be written.
+        ImageError: see `check_writable`; a file that cannot be written.
     """
-    path = Path(path)
     _check_array(array)
-    if not 1 <= quality <= 100:
-        raise ImageError(f"quality must be between 1 and 100, got {quality}")
+    write_bands(path, [array], array.shape, array.dtype, quality)
+
+
+def write_bands(
+    path: str | Path, bands: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, quality: int = 95
+) -> None:
+    """`write` for a picture of ``shape`` that comes as ``bands`` of rows, top to bottom, and is never whole in memory;
+    except as JPEG and WebP."""
+    path = Path(path)
+    check_writable(path, shape, dtype, quality)
     try:
-        write_bytes(path, codecs.encode(path, array, quality))
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            codecs.encode(file, path.suffix.lower(), bands, shape, np.dtype(dtype), quality)
     except OSError as error:
         raise ImageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def check_writable(path: str | Path, shape: tuple[int, ...], dtype: np.dtype, quality: int = 95) -> None:
+    """Refuses what `write` could not write, before there is a picture.
+
+    Raises:
+        ImageError: unknown suffix; alpha, 16 bits or sides that the format does not hold; quality out of range.
+    """
+    codecs.check_writable(Path(path), shape, np.dtype(dtype))
+    if not 1 <= quality <= 100:
+        raise ImageError(f"quality must be between 1 and 100, got {quality}")
+
+
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a whole file under a temporary name beside it, then renames it; a failure leaves nothing behind."""
+    """Writes a whole file; see `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path``, renamed to it at the end of the block; a failure leaves nothing behind."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
     try:
-        temporary.write_bytes(data)
+        yield temporary
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
@@ -144,8 +182,8 @@ def _decompose_tensor(image: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]
     batched, dtype = image.ndim == 4, image.dtype
     colour, merge = _split(planes if batched else planes[None])
 
-    def restore(out: Tensor) -> Tensor:
-        merged = merge(out).to(dtype)
+    def restore(out: Tensor, top: int = 0, height: int | None = None) -> Tensor:
+        merged = merge(out, top, height).to(dtype)
         return merged if batched else merged[0]
 
     return colour, restore
@@ -154,36 +192,54 @@ def _decompose_tensor(image: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]
 def _decompose_array(array: np.ndarray) -> tuple[Tensor, Callable[[Tensor], np.ndarray]]:
     _check_array(array, floating=True)
     dtype, shape = array.dtype, array.shape
-    top = np.iinfo(dtype).max if dtype.kind == "u" else 1
-    planes = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32) / np.float32(top))
+    white = np.iinfo(dtype).max if dtype.kind == "u" else 1
+    planes = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32) / np.float32(white))
     planes = _in_range(planes.reshape(*shape[:2], -1)).permute(2, 0, 1)[None]
     colour, merge = _split(planes)
 
-    def restore(out: Tensor) -> np.ndarray:
-        merged = merge(out)[0].permute(1, 2, 0).numpy()  # (H, W, C)
-        if top > 1:
-            merged = np.floor(merged * top + 0.5)
+    def restore(out: Tensor, top: int = 0, height: int | None = None) -> np.ndarray:
+        merged = merge(out, top, height)[0].permute(1, 2, 0).numpy()  # (H, W, C)
+        if white > 1:
+            merged = np.floor(merged * white + 0.5)
         return np.ascontiguousarray(merged.reshape(*merged.shape[:2], *shape[2:]).astype(dtype))
 
     return colour, restore
 
 
-def _split(planes: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+def _split(planes: Tensor) -> tuple[Tensor, Callable[[Tensor, int, int | None], Tensor]]:
     """``planes`` (B, C, h, w) to colours (B, 3, h, w), and from colours (B, 3, H, W) back to (B, C, H, W)."""
     channels, device = planes.shape[1], planes.device
     alpha = planes[:, -1:] if channels in (2, 4) else None
     colour = planes[:, :3] if channels > 2 else planes[:, :1].expand(-1, 3, -1, -1)
 
-    def merge(out: Tensor) -> Tensor:
+    def merge(out: Tensor, top: int, height: int | None) -> Tensor:
         out = out.detach().to(device, torch.float32)
         if channels < 3:
             out = (out * out.new_tensor(_LUMA)[:, None, None]).sum(dim=1, keepdim=True)
         if alpha is not None:
-            resized = F.interpolate(alpha, out.shape[-2:], mode="bicubic", antialias=True)
-            out = torch.cat([out, resized], dim=1)
+            out = torch.cat(
+                [out, resized_rows(alpha, height or out.shape[-2], out.shape[-1], top, out.shape[-2])], dim=1
+            )
         return out.clamp(0, 1)
 
     return colour, merge
+
+
+def resized_rows(planes: Tensor, height: int, width: int, top: int, rows: int) -> Tensor:
+    """Rows ``top .. top + rows - 1`` of ``planes`` (B, C, h, w) resized to (``height``, ``width``), bicubically
+    (a = -0.5) and antialiased, like ``F.interpolate`` does it and PIL: (B, C, rows, ``width``)."""
+    h = planes.shape[-2]
+    step = h / height
+    stretch = max(step, 1.0)  # antialiasing widens the kernel when shrinking
+    centre = (torch.arange(top, top + rows, dtype=torch.float64, device=planes.device) + 0.5) * step
+    first = max(0, math.floor(centre[0].item() - 2 * stretch))
+    last = min(h, math.ceil(centre[-1].item() + 2 * stretch))
+    tap = torch.arange(first, last, dtype=torch.float64, device=planes.device) + 0.5
+    d = ((tap - centre[:, None]) / stretch).abs().clamp_max(2)  # (rows, taps)
+    weight = torch.where(d < 1, (1.5 * d - 2.5) * d * d + 1, ((-0.5 * d + 2.5) * d - 4) * d + 2)
+    weight = (weight / weight.sum(dim=1, keepdim=True)).to(planes.dtype)
+    wide = F.interpolate(planes[:, :, first:last], (last - first, width), mode="bicubic", antialias=True)
+    return weight @ wide
 
 
 def _in_range(values: Tensor) -> Tensor:

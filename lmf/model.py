@@ -112,7 +112,7 @@ class SRModel(nn.Module):
             lmf.image.ImageError: a picture that cannot be understood.
         """
         colour, restore = pictures.decompose(image)
-        size = target_size(colour.shape[-2:], scale, size)
+        size = target_size((colour.shape[-2], colour.shape[-1]), scale, size)
         device = next((p.device for p in self.parameters()), colour.device)
         with evaluating(self):
             out = self.render(colour.to(device) * 2 - 1, (size[0], size[1]))

@@ -33,10 +33,15 @@ class Results:
             rows.append({"set": dataset, "scale": s.scale, "images": len(s), "protocol": s.protocol, **values})
         return cls(rows)
 
+    @property
+    def names(self) -> list[str]:
+        """Of all columns; a row need not have every one."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
     def save(self, folder: Path) -> None:
         """Writes ``results.csv`` and ``results.json`` into ``folder``."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(self.rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(text, fieldnames=self.names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         write_text(folder / "results.csv", text.getvalue())
@@ -44,11 +49,11 @@ class Results:
 
     def show(self, title: str) -> None:
         table = Table(title=title)
-        names = [k for k in self.rows[0] if k != "protocol"]
+        names = [name for name in self.names if name != "protocol"]
         for name in names:
-            table.add_column(name, justify="left" if name == "set" else "right")
+            table.add_column(name.replace("_", " "), justify="left" if name == "set" else "right")
         for row in self.rows:
-            table.add_row(*[format_value(name, row[name]) for name in names])
+            table.add_row(*[format_value(name, row[name]) if name in row else "" for name in names])
         Console().print(table)
 
 

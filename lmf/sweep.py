@@ -27,25 +27,42 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from lmf.checkpoint import CheckpointError, find
+from lmf.renderers import tables
 from lmf.report import format_value, write_text
 from lmf.runs import SWEEP_DIR
+from lmf.tasks.common import checkpoint_file
 
 log = logging.getLogger(__name__)
 
 NOTE = "job.json"
 RESULTS = "results.json"
-FIGURES = ("set", "scale", "psnr", "dense_psnr", "psnr_vs_dense", "rendered_share", "render_s", "dense_render_s")
+FIGURES = (
+    "set",
+    "scale",
+    "psnr",
+    "bicubic_psnr",
+    "decoder_gmacs",
+    "decoder_s",
+    "dense_psnr",
+    "psnr_vs_dense",
+    "rendered_share",
+    "render_s",
+    "dense_render_s",
+)
 
 
 class SweepCallback(Callback):
-    """Keeps ``sweep.csv`` and ``pareto.png`` in the sweep's folder up to date; shows the table when the program ends."""
+    """Keeps ``sweep.csv`` and ``pareto.png`` in the sweep's folder up to date, and prints the table at the end."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         folder = Path(str(config.hydra.sweep.dir)).absolute()
         os.environ[SWEEP_DIR] = str(folder)
         # At exit, and not in on_multirun_end, which Hydra leaves out when a job has failed.
         atexit.register(show, folder)
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        if config.hydra.mode == RunMode.MULTIRUN and not finished(config):
+            (Path(config.hydra.runtime.output_dir) / NOTE).unlink(missing_ok=True)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         if config.hydra.mode != RunMode.MULTIRUN:
@@ -54,7 +71,7 @@ class SweepCallback(Callback):
         failed = job_return.status != JobStatus.COMPLETED
         error = job_return._return_value if failed else None
         message = " ".join(str(error).split()) or type(error).__name__
-        write_note(folder, list(config.hydra.overrides.task), message if failed else None, identity(job_return.cfg))
+        write_note(folder, list(config.hydra.overrides.task), message if failed else None, identity(config))
         collect(folder.parent)
 
 
@@ -72,23 +89,25 @@ def finished(config: DictConfig) -> bool:
     return note["error"] is None and note["identity"] == identity(config)
 
 
-def identity(config: Any) -> str:
-    """What a job's outcome depends on: its config and the file of its checkpoint."""
+def identity(config: DictConfig) -> str:
+    """What a job's outcome depends on: its config, and the files of its checkpoint and of CMSR's tables."""
     content = OmegaConf.to_container(config, resolve=False)
     assert isinstance(content, dict)
-    content.pop("paths", None)
-    state = None
+    files = []
     if config.get("ckpt_path"):
-        with suppress(CheckpointError):
-            found = find(config.ckpt_path).stat()
-            state = [found.st_size, found.st_mtime_ns]
-    return hashlib.sha256(json.dumps([content, state], sort_keys=True, default=str).encode()).hexdigest()[:16]
+        with suppress(ValueError):
+            checkpoint = checkpoint_file(config)
+            files = [checkpoint, Path(config.renderer.get("tables") or tables.beside(checkpoint))]
+    states = [[file.stat().st_size, file.stat().st_mtime_ns] if file.is_file() else None for file in files]
+    own = {key: value for key, value in content.items() if key not in ("hydra", "paths")}
+    return hashlib.sha256(json.dumps([own, states], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def collect(folder: Path) -> list[dict[str, Any]]:
-    """One row for each set that a job of the sweep measured, or for the job itself; writes ``sweep.csv``, ``pareto.png``.
+    """Writes ``sweep.csv`` and ``pareto.png``.
 
-    A row has ``job``, those overrides that are not the same in all jobs, ``error``, and what ``results.json`` says.
+    Returns one row for each set that a job of the sweep measured, or for the job itself where it measured none. A row
+    has ``job``, those overrides that are not the same in all jobs, ``error``, and what ``results.json`` says.
     """
     jobs = sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
     notes = {job: read_note(job) for job in jobs}
@@ -162,19 +181,17 @@ def show(folder: Path) -> None:
     rows = collect(folder) if folder.is_dir() else []
     if not rows:
         return
-    present = dict.fromkeys(name for row in rows for name in row)
-    first = [
-        name for name in present if name not in FIGURES and name in (*list(rows[0])[: list(rows[0]).index("error")],)
-    ]
-    names = [*first, *(name for name in FIGURES if name in present and name not in first)]
-    if any(row["error"] for row in rows):
-        names.append("error")
+    own = list(rows[0])[: list(rows[0]).index("error")]  # the job and what was swept over
+    names = own + [name for name in FIGURES if name not in own and any(name in row for row in rows)]
     table = Table(title=str(folder))
     for name in names:
-        table.add_column(name)
+        table.add_column(name.replace("_", " ").replace(".", ". "))  # so that headings can wrap
     for row in rows:
         table.add_row(*(format_value(name, row[name]) if name in row else "" for name in names))
     Console().print(table)
+    for row in rows:
+        if row["error"]:
+            log.error(f"job {row['job']} failed: {row['error']}")
     for name in ("sweep.csv", "pareto.png"):
         if (folder / name).is_file():
             log.info(f"{folder / name}")

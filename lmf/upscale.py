@@ -5,13 +5,19 @@ from __future__ import annotations
 import glob
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from rich.progress import track
+import numpy as np
+import torch
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from lmf import image as pictures
-from lmf.model import SRModel
+from lmf import stream
+from lmf.cost import device_of, process_peak
+from lmf.grid import Size
+from lmf.model import SRModel, evaluating, target_size
 
 log = logging.getLogger(__name__)
 
@@ -87,19 +93,49 @@ def run(
     scale: float | None = None,
     size: Sequence[int] | None = None,
     quality: int = 95,
+    tile: int = stream.TILE,
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
 ) -> int:
-    """Enlarges each (input, output) of ``jobs``; names what failed and goes on. Returns how many failed."""
+    """Enlarges each (input, output) of ``jobs``; names what failed and goes on. Returns how many failed.
+
+    Pictures go to their files in bands as they are rendered (`lmf.stream`), and appear when they are complete.
+    """
     failed = 0
     wanted = (size[0], size[1]) if size else None
-    for source, destination in track(jobs, description="enlarging", transient=True):
-        try:
-            picture = pictures.read(source)
-            out = model.upscale(picture, scale=scale, size=wanted)
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            pictures.write(destination, out, quality=quality)
-        except (ValueError, OSError) as error:
-            failed += 1
-            log.error(f"{source}: {error}")
-        else:
-            log.info(f"{source} {picture.shape[1]}x{picture.shape[0]} -> {destination} {out.shape[1]}x{out.shape[0]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as progress, torch.inference_mode(), evaluating(model), autocast():
+        bar = progress.add_task("enlarging", total=len(jobs))
+        for done, (source, destination) in enumerate(jobs):
+            progress.update(bar, description=source.name, completed=done)
+            try:
+                picture = pictures.read(source)
+                h, w = target_size((picture.shape[0], picture.shape[1]), scale, wanted)
+                shape = (h, w, *picture.shape[2:])
+                pictures.check_writable(destination, shape, picture.dtype, quality)
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                bands = watched(enlarged(model, picture, (h, w), tile), progress, bar, h)
+                pictures.write_bands(destination, bands, shape, picture.dtype, quality)
+            except (ValueError, OSError) as error:
+                failed += 1
+                log.error(f"{source}: {error}")
+            else:
+                log.info(f"{source} {picture.shape[1]}x{picture.shape[0]} -> {destination} {w}x{h}")
+    if peak := process_peak():
+        log.info(f"peak memory {peak / 2**30:.2f} GiB")
     return failed
+
+
+def enlarged(model: SRModel, picture: np.ndarray, size: Size, tile: int) -> Iterator[np.ndarray]:
+    """``picture`` (h, w[, C]), uint8 or uint16, enlarged to ``size``: bands of rows of the same kind, top to bottom."""
+    colour, restore = pictures.decompose(picture)
+    top = 0
+    for band in stream.bands(model, colour.to(device_of(model)) * 2 - 1, size, tile):
+        yield restore((band / 2 + 0.5).clamp(0, 1), top, size[0])
+        top += band.shape[2]
+
+
+def watched(bands: Iterable[np.ndarray], progress: Progress, bar: TaskID, rows: int) -> Iterator[np.ndarray]:
+    """``bands``; when each is dealt with, ``bar`` advances by its share of ``rows``."""
+    for band in bands:
+        yield band
+        progress.advance(bar, len(band) / rows)

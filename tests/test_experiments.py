@@ -23,7 +23,7 @@ CHOICES = {
     for group in sorted(CONF.iterdir())
     if group.is_dir() and group.name != "experiment"
 }
-ALONE = {"estimator": "task=calibrate estimator={}", "sweep": "+sweep={}"}  # groups that go with few others
+ALONE = {"estimator": "task=calibrate estimator={}", "sweep": "sweep={}"}  # groups that go with few others
 
 # Published: epochs, iterations, batch size, patch, queries, learning rate, milestones.
 LIIF = (1000, 1000, 16, 48, 2304, 1e-4, [200, 400, 600, 800])
@@ -153,6 +153,15 @@ def test_every_file_composes_and_names_what_exists(compose, overrides):
     config = compose(*overrides)
     for target in targets(OmegaConf.to_container(config, resolve=True)):
         assert callable(get_object(target)), target
+
+
+@pytest.mark.parametrize("name", CHOICES["sweep"])
+def test_sweeps_go_over_what_exists(compose, name):
+    params = OmegaConf.load(CONF / "sweep" / f"{name}.yaml").hydra.sweeper.params
+    values = {key: str(value).split(",") for key, value in params.items()}
+    for key in values.keys() & CHOICES.keys():
+        assert set(values[key]) <= set(CHOICES[key])
+    compose(f"sweep={name}", *[f"{key}={own[-1]}" for key, own in values.items()])
 
 
 def targets(node: object) -> list[str]:

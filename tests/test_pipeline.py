@@ -9,6 +9,7 @@ from PIL import Image
 
 import lmf
 from lmf import checkpoint, pipeline
+from lmf.cost import count
 
 from .conftest import TINY
 
@@ -75,6 +76,22 @@ def test_test_writes_what_it_shows(compose, trained, tmp_path, capsys):
     with (out / "results.csv").open() as file:
         assert [float(row["psnr"]) for row in csv.DictReader(file)] == [r["psnr"] for r in rows]
     assert f"{rows[0]['psnr']:.2f}" in capsys.readouterr().out
+
+
+def test_fit_can_measure_what_it_trained(compose, tmp_path):
+    cost = ("callbacks=default", "callbacks.cost.lr_size=[4,6]", "callbacks.cost.scales=[2]",
+            "callbacks.cost.every=test", "callbacks.cost.results=true")  # fmt: skip
+    options = [o for o in TINY if o != "callbacks.cost=null"]
+    pipeline.run(compose(*options, *cost, *TEST_DATA, "task.test=true"))
+    fitted = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [row["scale"] for row in fitted] == [2, 3.5]
+    assert fitted[0]["decoder_gmacs"] == pytest.approx(
+        count(lmf.load(tmp_path / "run"), (4, 6), scale=2).decoder_macs / 1e9
+    )
+    assert "decoder_gmacs" not in fitted[1]
+    pipeline.run(compose(*TINY, "task=test", f"ckpt_path={tmp_path / 'run'}", *TEST_DATA, output=tmp_path / "test"))
+    for row, same in zip(fitted, json.loads((tmp_path / "test" / "results.json").read_text()), strict=True):
+        assert row["psnr"] == pytest.approx(same["psnr"], abs=1e-4)
 
 
 def test_bicubic_needs_no_checkpoint(compose, tmp_path):

@@ -15,7 +15,7 @@ from rich import get_console
 from lmf.cost import STAGES, Cost, Latency, count, latency, table
 from lmf.model import SRModel
 
-Every = Literal["fit", "validation"]
+Every = Literal["fit", "validation", "test"]
 
 
 class CostCallback(L.Callback):
@@ -29,7 +29,9 @@ class CostCallback(L.Callback):
     Args:
         lr_size: (height, width) of the input.
         scales: of the outputs.
-        every: ``"fit"``: once before training; ``"validation"``: before every validation.
+        every: ``"fit"``: once before training; ``"validation"``: before every validation; ``"test"``: neither.
+        results: also stand beside every test result at one of ``scales``, as ``test/SET/decoder_gmacs`` and
+            ``decoder_s``: latent and rendering.
         warmup, repeats, budget: see `lmf.cost.latency`; the budget is per scale.
     """
 
@@ -38,6 +40,7 @@ class CostCallback(L.Callback):
         lr_size: Sequence[int] = (90, 160),
         scales: Sequence[float] = (2, 4, 8),
         every: Every = "fit",
+        results: bool = False,
         warmup: int = 1,
         repeats: int = 3,
         budget: float = 60.0,
@@ -49,6 +52,8 @@ class CostCallback(L.Callback):
         self.lr_size = (int(lr_size[0]), int(lr_size[1]))
         self.scales = tuple(scales)
         self.every = every
+        self.results = results
+        self.decoder: dict[float, dict[str, float]] = {}  # by scale: what the last measurement found
         self.latency = partial(latency, warmup=warmup, repeats=repeats, budget=budget)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -62,6 +67,11 @@ class CostCallback(L.Callback):
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.measure(trainer, pl_module)
 
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for test_set in trainer.datamodule.test_sets if self.results else ():  # type: ignore[attr-defined]
+            found = self.decoder.get(test_set.scale, {})
+            pl_module.log_dict({f"test/{test_set.name}/{k}": v for k, v in found.items()}, rank_zero_only=False)
+
     def measure(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         model: SRModel = pl_module.model  # type: ignore[assignment]
         device = pl_module.device
@@ -69,6 +79,10 @@ class CostCallback(L.Callback):
         with trainer.precision_plugin.forward_context():
             own = [self.latency(model, self.lr_size, scale=s, device=device) for s in self.scales]
         latencies = [worst(x, trainer, device) for x in own]
+        self.decoder = {
+            scale: {"decoder_gmacs": cost.decoder_macs / 1e9, "decoder_s": timing.latent + timing.render}
+            for scale, cost, timing in zip(self.scales, costs, latencies, strict=True)
+        }
         values = self.values(costs, latencies)
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)

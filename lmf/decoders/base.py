@@ -32,12 +32,18 @@ class Decoder(nn.Module):
 
     Subclasses define `latent` and `decode`. Nothing is remembered between the two calls.
 
+    ``receptive_field``: a colour depends on the features and the image no farther from the LR pixel that holds its
+    coordinate than this, along either axis, and on nothing else of where that lies; so a picture can be made of strips
+    of it. None: no bound is known, and latents are always those of the whole picture.
+
     Args:
         in_channels: width C of the encoder's features.
         skip: ``"bilinear"`` adds the network input, sampled bilinearly, to every prediction.
         clip_scale: the largest scale of training: above it the cell stays that of this scale (cell clipping,
             LTE section 3.4). None: never clipped.
     """
+
+    receptive_field: int | None = None
 
     def __init__(self, in_channels: int, skip: Skip = "none", clip_scale: float | None = None) -> None:
         super().__init__()

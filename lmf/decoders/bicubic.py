@@ -22,6 +22,8 @@ class Bicubic(Decoder):
     """Samples the image itself; goes with the `Identity` encoder. Above x1 it is PIL's and MATLAB's bicubic
     (border repeated); below x1 it does not low-pass, as no point sampler can."""
 
+    receptive_field = 2
+
     def __init__(self, in_channels: int = 3) -> None:
         super().__init__(in_channels)
 

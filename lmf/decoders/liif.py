@@ -26,6 +26,8 @@ class LIIF(Decoder):
         skip, clip_scale: see `Decoder`. LIIF's own protocol has neither.
     """
 
+    receptive_field = 2  # a neighbour's 3 x 3 features
+
     def __init__(
         self,
         in_channels: int = 64,

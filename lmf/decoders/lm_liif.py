@@ -26,6 +26,7 @@ class LMLIIF(LMFDecoder):
     """
 
     form = "linear"  # [code, relative coordinate, relative cell]
+    receptive_field = 2  # the convolution at a neighbour
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ class LMLTE(LMFDecoder):
     """
 
     form = "fourier"
+    receptive_field = 2  # the convolution at a neighbour
 
     def __init__(
         self,

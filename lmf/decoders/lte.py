@@ -32,6 +32,8 @@ class LTE(Decoder):
         skip, clip_scale: see `Decoder`.
     """
 
+    receptive_field = 2  # the convolutions at a neighbour
+
     def __init__(
         self,
         in_channels: int = 64,

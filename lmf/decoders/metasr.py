@@ -21,6 +21,8 @@ class MetaSR(Decoder):
         skip, clip_scale: see `Decoder`. The published model has neither.
     """
 
+    receptive_field = 2  # the 3 x 3 features of where a pixel begins
+
     def __init__(
         self,
         in_channels: int = 64,

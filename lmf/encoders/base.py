@@ -10,9 +10,13 @@ class Encoder(nn.Module):
 
     ``multiple``: h and w must be multiples of it. `lmf.SRModel` pads (reflecting, bottom and right) and keeps
     coordinates right, so that only those who call an encoder themselves need to care.
+
+    ``receptive_field``: the features of a pixel depend on no pixel that is farther away along either axis, as long as
+    pictures are cut at multiples of ``multiple``. None: no bound is known, and no picture is cut.
     """
 
     multiple: int = 1
+    receptive_field: int | None = None
 
     def __init__(self, out_channels: int) -> None:
         super().__init__()

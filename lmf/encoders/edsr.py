@@ -23,6 +23,7 @@ class EDSR(Encoder):
         self.head = nn.Conv2d(3, c, 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(c, res_scale) for _ in range(blocks))
         self.tail = nn.Conv2d(c, c, 3, padding=1)
+        self.receptive_field = 2 * blocks + 2
 
     def forward(self, image: Tensor) -> Tensor:
         head = self.head(image)  # (B, C, h, w)

@@ -8,6 +8,8 @@ from lmf.encoders.base import Encoder
 
 
 class Identity(Encoder):
+    receptive_field = 0
+
     def __init__(self, out_channels: int = 3) -> None:
         super().__init__(out_channels)
 

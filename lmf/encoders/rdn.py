@@ -25,6 +25,7 @@ class RDN(Encoder):
         self.shallow2 = nn.Conv2d(c, c, 3, padding=1)
         self.blocks = nn.ModuleList(ResidualDenseBlock(c, layers, growth) for _ in range(blocks))
         self.fusion = nn.Sequential(nn.Conv2d(blocks * c, c, 1), nn.Conv2d(c, c, 3, padding=1))
+        self.receptive_field = blocks * layers + 3
 
     def forward(self, image: Tensor) -> Tensor:
         shallow = self.shallow1(image)  # (B, C, h, w)

@@ -46,6 +46,8 @@ class SwinIR(Encoder):
         if any(embed % n for n in heads):
             raise ValueError(f"embed must be a multiple of every number of heads, got {embed} and {heads}")
         self.multiple = self.window = window
+        # The first block of a group reaches across its window, each further one across the half that shifting adds.
+        self.receptive_field = 3 + sum(window - 1 + (depth - 1) * (window // 2) + 1 for depth in depths)
         rates = (drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths)))
         self.conv_first = nn.Conv2d(3, embed, 3, padding=1)
         self.patch_norm = nn.LayerNorm(embed)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lmf.grid import Grid, axis
+from lmf.grid import Grid
 from lmf.kernels import ops, reference
 from lmf.kernels.ops import BACKENDS, backend
 from lmf.kernels.reference import Form, Weights, blend
@@ -50,9 +50,7 @@ def render_grid(
         image: (B, 3, h', w') sampled bilinearly at every pixel, border repeated, and added; or None.
     """
     check(modulation, code, extra, weights, form)
-    y = axis(target.cells[0], *target.rows, device=modulation.device)
-    x = axis(target.cells[1], *target.cols, device=modulation.device)
-    modulation, code, extra, y, x, *mlp = same_type(modulation, code, extra, y, x, *weights)
+    modulation, code, extra, y, x, *mlp = same_type(modulation, code, extra, *target.axes(modulation.device), *weights)
     if image is not None:
         image = image.to(modulation.dtype)
     inputs = [t for t in (modulation, code, extra, image, *mlp) if t is not None]

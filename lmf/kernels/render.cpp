@@ -3,6 +3,7 @@
 #include <omp.h>
 #endif
 
+#include "enlarge.h"
 #include "tile.h"
 
 static int thread_number() {

@@ -5,6 +5,8 @@ rows. Products run on tensor cores as three TF32 products each, which keeps floa
 output); plain TF32 would be off by 1e-3.
 """
 
+# Triton gives the parameters of kernels its own types when it compiles them.
+# mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
 import torch
@@ -121,8 +123,7 @@ def axis_constants(cells: int) -> tuple[float, float, float, float]:
 @triton.jit
 def locate(c, shift, step, start, n):
     """Latent on one axis on one side of coordinate c, and c relative to it: `lmf.grid.ensemble`, step by step."""
-    bound: tl.constexpr = 1 - 1e-6
-    s = tl.minimum(tl.maximum(c + shift, -bound), bound)
+    s = tl.minimum(tl.maximum(c + shift, -1 + 1e-6), 1 - 1e-6)
     i = ((s + 1) * n - 1) * 0.5
     i = (i + 12582912.0) - 12582912.0  # 1.5 * 2^23: rounds half to even
     i = tl.minimum(tl.maximum(i, 0.0), n - 1.0)

@@ -45,6 +45,9 @@ class Stats:
         return sum(self.rendered) / self.pixels
 
 
+DENSE_SHARE = 0.85
+
+
 class CMSR:
     """Renders each latent at the level that its modulation intensity asks for.
 
@@ -127,17 +130,20 @@ class CMSR:
         size = (strength.shape[0], strength.shape[1])
         # Rounded: with padded images the cells, and so the scale, are fractions.
         scale = round(max(cells / n for cells, n in zip(target.cells, size, strict=True)), 6)
+        dense = levels_of(Table({}), scale, strength, target)
         if math.prod(target.cells) <= self.above**2 * math.prod(size) + 1e-6:
-            return levels_of(Table({}), scale, strength, target)
-        tables = self.tables.at(scale)
-        most = math.inf if self.budget is None else self.budget * math.prod(target.size)
+            return dense
+        tables, pixels = self.tables.at(scale), math.prod(target.size)
+        most = math.inf if self.budget is None else self.budget * pixels
 
-        def cost(table: Table) -> int:
-            return sum(level.pixels for level in levels_of(table, scale, strength, target, self.overlap))
+        def levels(table: Table) -> list[Level]:
+            return levels_of(table, scale, strength, target, self.overlap)
 
-        # From precise to cheap.
-        first = bisect_left(tables, True, hi=len(tables) - 1, key=lambda table: cost(table) <= most)
-        return levels_of(tables[first], scale, strength, target, self.overlap)
+        # They go from precise to cheap.
+        first = bisect_left(tables, True, hi=len(tables) - 1, key=lambda table: cost(levels(table)) <= most)
+        found = levels(tables[first])
+        # Beyond that dense rendering is as fast; the authors render in levels all the same.
+        return dense if self.overlap and DENSE_SHARE * pixels < cost(found) and pixels <= most else found
 
     def paint(
         self, out: Tensor, decoder: Decoder, latent: Latent, cell: Tensor, levels: list[Level], target: Grid
@@ -160,6 +166,11 @@ class CMSR:
                 flat.scatter_(1, index.expand(3, -1), rgb.T.to(flat.dtype))
         if at != target:
             enlarge(canvas, at, target, out)
+
+
+def cost(levels: list[Level]) -> int:
+    """How many pixels are rendered."""
+    return sum(level.pixels for level in levels)
 
 
 def intensity(decoder: Decoder, latent: Latent) -> Tensor:

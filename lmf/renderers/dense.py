@@ -14,6 +14,8 @@ from lmf.grid import Grid
 class Dense:
     """Renders bands of rows, each of at most ``queries`` pixels of the whole batch (at least one row).
 
+    A decoder that needs no temporaries (`Decoder.bounded`) renders the whole picture at once.
+
     Args:
         queries: bounds the temporaries of the decoder; the picture itself is always kept whole.
     """

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lmf import grid
 from lmf.grid import Grid, Size
+from lmf.kernels.enlarge import enlarge_into
 from lmf.renderers.tables import Table
 
 
@@ -39,16 +42,20 @@ class Level:
 
     @cached_property
     def edge(self) -> Tensor:
-        """Flat indices (N,) of the overlap."""
+        """Flat indices (N,) of the overlap, each once."""
         if self.beyond is None:
             return torch.empty(0, dtype=torch.long, device=self.inside.device)
-        y, x = self.axes
-        near = self.inside[y.owner][:, x.owner]  # (rows, columns)
-        for dim in (0, 1):  # one pixel up and down, then sideways
-            last, before = near.shape[dim] - 1, near.clone()
-            near.narrow(dim, 1, last).logical_or_(before.narrow(dim, 0, last))
-            near.narrow(dim, 0, last).logical_or_(before.narrow(dim, 1, last))
-        return (near & self.beyond[y.owner][:, x.owner]).flatten().nonzero()[:, 0]
+        (y, x), (h, w) = self.axes, self.inside.shape
+        around = F.pad(self.inside, (1, 1, 1, 1))
+        found = []
+        for dy, dx in itertools.product((-1, 0, 1), repeat=2):  # where the rendered neighbour lies
+            near = self.beyond & around[1 + dy : 1 + dy + h, 1 + dx : 1 + dx + w]
+            rows, cols = near.nonzero(as_tuple=True)
+            i, in_y = y.side(rows, dy)
+            j, in_x = x.side(cols, dx)
+            index = i[:, :, None] * len(x.centre) + j[:, None]
+            found.append(index[in_y[:, :, None] & in_x[:, None]])
+        return torch.cat(found).unique()
 
     @cached_property
     def pixels(self) -> int:
@@ -104,6 +111,13 @@ class Owned:
         own = step < self.count[latent][:, None]
         return (self.first[latent][:, None] + step).clamp(max=len(self.centre) - 1), own
 
+    def side(self, latent: Tensor, towards: int) -> tuple[Tensor, Tensor]:
+        """The same, but only the first pixel (``towards`` -1) or the last (1) of each; 0: all."""
+        if towards == 0:
+            return self.pixels(latent)
+        count, first = self.count[latent][:, None], self.first[latent][:, None]
+        return (first if towards < 0 else first + count - 1).clamp(0, len(self.centre) - 1), count > 0
+
 
 def owner(centre: Tensor, latents: int) -> Tensor:
     """Index of the latent that holds each coordinate ``centre`` (N,) of one axis."""
@@ -146,23 +160,11 @@ def touched(target: Grid, size: Size) -> tuple[tuple[int, int], tuple[int, int]]
 
 
 def enlarge(image: Tensor, source: Grid, target: Grid, out: Tensor | None = None) -> Tensor:
-    """``image`` (3, rows, cols), the pixels of ``source``, sampled bilinearly at those of ``target``, border repeated.
-
-    One axis after the other, a stretch of rows at a time: on a CPU twice as fast as torch's interpolation.
-    """
-    h, w = target.size
-    above, below, down = taps(source.cells[0], source.rows, target.cells[0], target.rows, image)
-    left, right, along = taps(source.cells[1], source.cols, target.cells[1], target.cols, image)
-    out = image.new_empty(3, h, w) if out is None else out
-    first, last = above.tolist(), below.tolist()
-    stretch = max(1, 131072 // w)
-    for start in range(0, h, stretch):
-        stop = min(start + stretch, h)
-        top, bottom = first[start], last[stop - 1] + 1
-        x = image[:, top:bottom].mT.contiguous()  # (3, cols, source rows): whole columns are cheap to pick
-        x = x.index_select(1, left).lerp_(x.index_select(1, right), along[:, None]).mT.contiguous()
-        upper, lower = (x.index_select(1, rows[start:stop] - top) for rows in (above, below))
-        torch.lerp(upper, lower, down[start:stop, None], out=out[:, start:stop])
+    """``image`` (3, rows, cols), pixels of ``source``, sampled bilinearly at those of ``target``, border repeated."""
+    out = image.new_empty(3, *target.size) if out is None else out
+    rows = taps(source.cells[0], source.rows, target.cells[0], target.rows, image)
+    columns = taps(source.cells[1], source.cols, target.cells[1], target.cols, image)
+    enlarge_into(out, image, rows, columns)
     return out
 
 

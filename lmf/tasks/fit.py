@@ -13,6 +13,7 @@ from lmf import checkpoint, runs
 from lmf.model import SRModel
 from lmf.module import SRModule
 from lmf.tasks.common import build, check_data, save_config
+from lmf.tasks.test import report
 from lmf.tasks.trainer import make_trainer
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ def run(config: DictConfig) -> None:
     if resume is not None:
         datamodule.resume(check_resume(resume, model))
     check_data(datamodule, "fit")
+    if config.task.test:
+        check_data(datamodule, "test")
     save_config(config, output)
     announce(config, model, resume)
     trainer = make_trainer(config)
@@ -44,7 +47,12 @@ def run(config: DictConfig) -> None:
     if trainer.is_global_zero and "val/psnr" in metrics:
         psnr, bicubic = metrics["val/psnr"].item(), metrics["val/bicubic_psnr"].item()
         log.info(f"validation: {psnr:.2f} dB, bicubic {bicubic:.2f} dB ({psnr - bicubic:+.2f})")
-        log.info(f"measure it: python run.py task=test ckpt_path={output}")
+        if not config.task.test:
+            log.info(f"measure it: python run.py task=test ckpt_path={output}")
+    if config.task.test:
+        found = checkpoint.find(output)
+        trainer.test(module, datamodule=datamodule, ckpt_path=found, verbose=False, weights_only=True)
+        report(trainer, output, title=config.name)
 
 
 def resumable(config: DictConfig, output: Path) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -22,7 +23,12 @@ def run(config: DictConfig) -> None:
     module = SRModule(model, seed=config.seed)
     trainer = make_trainer(config)
     trainer.test(module, datamodule=datamodule, verbose=False)
+    report(trainer, output, title=str(config.ckpt_path or config.name))
+
+
+def report(trainer: L.Trainer, output: Path, title: str) -> None:
+    """Writes and shows what ``trainer`` has just measured."""
     if trainer.is_global_zero:
-        results = Results.collect(datamodule.test_sets, trainer.callback_metrics)
+        results = Results.collect(trainer.datamodule.test_sets, trainer.callback_metrics)  # type: ignore[attr-defined]
         results.save(output)
-        results.show(title=str(config.ckpt_path or config.name))
+        results.show(title)

@@ -5,13 +5,23 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from lmf import upscale
-from lmf.tasks.common import load
+from lmf.precision import autocast
+from lmf.tasks.common import device_of, load
 
 
 def run(config: DictConfig) -> None:
     upscale.check_request(config.scale, config.size, config.format, config.quality)
     jobs = upscale.plan(config.input, config.output, config.scale, config.size, config.format, config.overwrite)
     size = list(config.size) if config.size else None
-    failed = upscale.run(load(config), jobs, scale=config.scale, size=size, quality=config.quality)
+    device = device_of(config)
+    failed = upscale.run(
+        load(config).to(device),
+        jobs,
+        scale=config.scale,
+        size=size,
+        quality=config.quality,
+        tile=config.tile,
+        autocast=autocast(config.precision, device),
+    )
     if failed:
         raise ValueError(f"{failed} of {len(jobs)} pictures failed; each is named above")

@@ -39,6 +39,7 @@ class Data(L.LightningDataModule):
     def __init__(self) -> None:
         super().__init__()
         self.val_sets = [EvalSet("set5_x2", 2), EvalSet("set5_x2.5", 2.5)]
+        self.test_sets = self.val_sets
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(torch.rand(4, 3, 8, 8), batch_size=2)

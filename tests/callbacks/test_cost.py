@@ -55,6 +55,21 @@ def test_every_validation_and_test(module, data, make_trainer, tmp_path):
     assert len(logger.seen) == 3
 
 
+def test_only_before_a_test_and_beside_its_results(module, data, make_trainer, tmp_path):
+    logger = Recorder(tmp_path)
+    callback = CostCallback(lr_size=[8, 12], scales=[2], every="test", results=True, repeats=1)
+    trainer = make_trainer(callback, logger=logger)
+    trainer.fit(module, datamodule=data)
+    assert not logger.seen
+    trainer.test(module, datamodule=data, verbose=False)
+    assert len(logger.seen) == 1
+    found = {name: value.item() for name, value in trainer.callback_metrics.items() if "/decoder_" in name}
+    macs = count(module.model, (8, 12), scale=2).decoder_macs
+    assert found.pop("test/set5_x2/decoder_gmacs") == pytest.approx(macs / 1e9)
+    assert found.pop("test/set5_x2/decoder_s") > 0
+    assert not found
+
+
 def test_training_is_the_same_with_and_without(callback, data, make_trainer):
     from tests.callbacks.conftest import Module
 

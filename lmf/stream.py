@@ -1,0 +1,99 @@
+"""Pictures of any size in bounded memory: features tile by tile, latents strip by strip, colours band by band.
+
+The result is that of `SRModel.render` up to float32 rounding: tiles and strips overlap by as much as encoder and
+decoder say they look around themselves (``receptive_field``), and coordinates keep their rounding (`lmf.grid.Strip`).
+Where a decoder knows no bound (non-local features), features are still made tile by tile, but latents are of the whole
+picture; where an encoder knows none, features are; a renderer other than `Dense` (CMSR) gets, and makes, the whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from lmf.grid import Size, Strip
+from lmf.model import SRModel
+from lmf.renderers import Dense
+
+TILE = 768
+LATENTS = 1 << 18  # decoded at a time
+PIXELS = 1 << 22  # rendered at a time
+
+
+def bands(model: SRModel, lr: Tensor, size: Size, tile: int = TILE) -> Iterator[Tensor]:
+    """``model.render(lr, size)`` as bands of rows (B, 3, rows, W), top to bottom.
+
+    Args:
+        lr: (B, 3, h, w) in network units.
+        tile: side of what the encoder sees at once, in LR pixels, not counting the overlap; it bounds memory. Smaller
+            pictures go through it whole.
+
+    Raises:
+        ValueError: a tile smaller than 1.
+    """
+    if tile < 1:
+        raise ValueError(f"tile must be at least 1 pixel, got {tile}")
+    image = model.pad(lr)
+    h, w = image.shape[-2:]
+    target = model.target((lr.shape[-2], lr.shape[-1]), size)
+    rows, cols = target.size
+    scale = target.cells[0] / h
+    reach = model.decoder.receptive_field if isinstance(model.renderer, Dense) else None
+    margin = 0 if reach is None else reach + math.ceil(1 / scale)
+    whole = features(model, image, (0, h), tile) if reach is None or model.encoder.receptive_field is None else None
+    pixels = max(1, PIXELS // (len(lr) * cols)) if isinstance(model.renderer, Dense) else rows
+
+    def around(start: int, stop: int) -> tuple[int, int]:
+        """The LR rows that output rows ``start .. stop - 1`` depend on."""
+        if reach is None:
+            return 0, h
+        return max(0, math.floor(start / scale) - margin), min(h, math.ceil(stop / scale) + margin)
+
+    for start, stop in cut(0, rows, rows if whole is not None else max(1, int(tile * scale))):
+        top, bottom = (0, h) if whole is not None else around(start, stop)
+        feat = features(model, image, (top, bottom), tile) if whole is None else whole
+        for first, last in cut(start, stop, rows if reach is None else max(1, int(LATENTS / (len(lr) * w) * scale))):
+            a, b = around(first, last)
+            grid = replace(target, strip=Strip(a, b, h)) if (a, b) != (0, h) else target
+            cell = model.decoder.cell(grid, (b - a, w), len(lr), lr.device)
+            latent = model.decoder.latent(feat[:, :, a - top : b - top], image[:, :, a:b], cell)
+            for i, j in cut(first, last, pixels):
+                yield model.renderer(model.decoder, latent, grid.band(i, j), cell)
+
+
+def features(model: SRModel, image: Tensor, rows: tuple[int, int], tile: int) -> Tensor:
+    """Features (B, C, rows, w) of ``rows`` of ``image`` (B, 3, h, w), made tile by tile."""
+    h, w = image.shape[-2:]
+    top, bottom = rows
+    field, step = model.encoder.receptive_field, model.encoder.multiple
+    if field is None:
+        return model.features(image)[:, :, top:bottom]
+
+    def widened(start: int, stop: int, n: int) -> tuple[int, int]:
+        return max(0, (start - field) // step * step), min(n, math.ceil((stop + field) / step) * step)
+
+    out: Tensor | None = None
+    for y0, y1 in cut(top, bottom, tile):
+        for x0, x1 in cut(0, w, tile):
+            (a, b), (c, d) = widened(y0, y1, h), widened(x0, x1, w)
+            feat = model.features(image[:, :, a:b, c:d])[:, :, y0 - a : y1 - a, x0 - c : x1 - c]
+            if feat.shape[-2:] == (bottom - top, w):
+                return feat
+            if out is None:
+                size = (*feat.shape[:2], bottom - top, w)
+                out = torch.empty(size, dtype=feat.dtype, device=feat.device, memory_format=torch.channels_last)
+            out[:, :, y0 - top : y1 - top, x0:x1] = feat
+    assert out is not None
+    return out
+
+
+def cut(start: int, stop: int, step: int) -> list[tuple[int, int]]:
+    """``start .. stop`` in pieces of at most ``step``, as equal as they can be."""
+    count = math.ceil((stop - start) / step)
+    marks = [start + (stop - start) * i // count for i in range(count + 1)]
+    return list(pairwise(marks))
