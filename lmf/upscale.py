@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from lmf import image as pictures
@@ -103,7 +104,8 @@ def run(
     failed = 0
     wanted = (size[0], size[1]) if size else None
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as progress, torch.inference_mode(), evaluating(model), autocast():
+    progress = Progress(*columns, transient=True, disable=not Console().is_terminal)
+    with progress, torch.inference_mode(), evaluating(model), autocast():
         bar = progress.add_task("enlarging", total=len(jobs))
         for done, (source, destination) in enumerate(jobs):
             progress.update(bar, description=source.name, completed=done)

@@ -130,9 +130,8 @@ class CMSR:
         size = (strength.shape[0], strength.shape[1])
         # Rounded: with padded images the cells, and so the scale, are fractions.
         scale = round(max(cells / n for cells, n in zip(target.cells, size, strict=True)), 6)
-        dense = levels_of(Table({}), scale, strength, target)
         if math.prod(target.cells) <= self.above**2 * math.prod(size) + 1e-6:
-            return dense
+            return levels_of(Table({}), scale, strength, target)
         tables, pixels = self.tables.at(scale), math.prod(target.size)
         most = math.inf if self.budget is None else self.budget * pixels
 
@@ -143,7 +142,9 @@ class CMSR:
         first = bisect_left(tables, True, hi=len(tables) - 1, key=lambda table: cost(levels(table)) <= most)
         found = levels(tables[first])
         # Beyond that dense rendering is as fast; the authors render in levels all the same.
-        return dense if self.overlap and DENSE_SHARE * pixels < cost(found) and pixels <= most else found
+        if self.overlap and DENSE_SHARE * pixels < cost(found) and pixels <= most:
+            return levels(Table({}))
+        return found
 
     def paint(
         self, out: Tensor, decoder: Decoder, latent: Latent, cell: Tensor, levels: list[Level], target: Grid

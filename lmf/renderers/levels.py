@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,20 +41,15 @@ class Level:
 
     @cached_property
     def edge(self) -> Tensor:
-        """Flat indices (N,) of the overlap, each once."""
+        """Flat indices (N,) of the overlap."""
         if self.beyond is None:
             return torch.empty(0, dtype=torch.long, device=self.inside.device)
-        (y, x), (h, w) = self.axes, self.inside.shape
-        around = F.pad(self.inside, (1, 1, 1, 1))
-        found = []
-        for dy, dx in itertools.product((-1, 0, 1), repeat=2):  # where the rendered neighbour lies
-            near = self.beyond & around[1 + dy : 1 + dy + h, 1 + dx : 1 + dx + w]
-            rows, cols = near.nonzero(as_tuple=True)
-            i, in_y = y.side(rows, dy)
-            j, in_x = x.side(cols, dx)
-            index = i[:, :, None] * len(x.centre) + j[:, None]
-            found.append(index[in_y[:, :, None] & in_x[:, None]])
-        return torch.cat(found).unique()
+        y, x = self.axes
+        around = F.pad(self.inside, (1, 1, 1, 1)).unfold(0, 3, 1).unfold(1, 3, 1)  # (h, w, 3, 3)
+        rows, cols = (around.any(-1).any(-1) & self.beyond).nonzero(as_tuple=True)
+        (i, up_down), (j, left_right) = y.sides(rows), x.sides(cols)
+        touches = up_down @ around[rows, cols].float() @ left_right.mT > 0  # (N, rows, columns) of a latent
+        return (i[:, :, None] * len(x.centre) + j[:, None])[touches]
 
     @cached_property
     def pixels(self) -> int:
@@ -111,12 +105,11 @@ class Owned:
         own = step < self.count[latent][:, None]
         return (self.first[latent][:, None] + step).clamp(max=len(self.centre) - 1), own
 
-    def side(self, latent: Tensor, towards: int) -> tuple[Tensor, Tensor]:
-        """The same, but only the first pixel (``towards`` -1) or the last (1) of each; 0: all."""
-        if towards == 0:
-            return self.pixels(latent)
-        count, first = self.count[latent][:, None], self.first[latent][:, None]
-        return (first if towards < 0 else first + count - 1).clamp(0, len(self.centre) - 1), count > 0
+    def sides(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """The pixels (N, K), and (N, K, 3) where a pixel touches what lies before its latent, in it, and after it."""
+        index, own = self.pixels(latent)
+        first, count = self.first[latent][:, None], self.count[latent][:, None]
+        return index, (torch.stack([index == first, own, index == first + count - 1], dim=-1) & own[..., None]).float()
 
 
 def owner(centre: Tensor, latents: int) -> Tensor:
