@@ -33,9 +33,14 @@ class BumpDecoder(Decoder):
     """The method as one would first write it: the whole MLP for every query and each of its four latents."""
 
     def __init__(
-        self, in_channels: int, hidden: Sequence[int] = (256, 256, 256), side: int = 4, skip: str = "bilinear"
+        self,
+        in_channels: int,
+        hidden: Sequence[int] = (256, 256, 256),
+        side: int = 4,
+        skip: str = "bilinear",
+        clip_scale: float | None = None,
     ) -> None:
-        super().__init__(in_channels, skip)
+        super().__init__(in_channels, skip, clip_scale)
         self.bumps = Bumps(side)
         self.mlp = MLP(9 * in_channels + self.bumps.features, hidden, 3)
 

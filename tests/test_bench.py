@@ -25,6 +25,11 @@ def models():
 
 
 @pytest.fixture
+def machine(monkeypatch):
+    monkeypatch.setattr(bench, "roof", lambda device: (1e10, 1e9))
+
+
+@pytest.fixture
 def fused():
     if kernels.ops.implementation(torch.zeros(1), LMLIIF(8).imnet.weights(), "linear") is kernels.reference:
         pytest.skip("needs a C++ compiler")
@@ -74,14 +79,14 @@ def test_what_follows_from_seconds(models, monkeypatch):
     assert row.floor_s == pytest.approx(row.encoder_macs / 1e6 + row.latent_bytes / 1e7 + row.render_macs / 1e6)
 
 
-def test_a_long_case_is_measured_once(models, monkeypatch):
+def test_a_long_case_is_measured_once(models, machine, monkeypatch):
     calls = []
     monkeypatch.setattr(bench, "once", lambda *a: [calls.append(1), seconds(1.0)()][1])
     (row,) = bench.measure(models, [bench.Case("liif", "torch", (4, 6), 2)], repeats=3, budget=0)
     assert (row.repeats, len(calls), row.total_s) == (1, 1, 6)
 
 
-def test_backends_are_what_they_say(models, fused, monkeypatch):
+def test_backends_are_what_they_say(models, fused, machine, monkeypatch):
     used = []
     original = cost.timed
     monkeypatch.setattr(cost, "timed", lambda *a: [used.append(ops.forced), original(*a)][1])
@@ -104,7 +109,7 @@ def test_the_roof_is_out_of_reach_but_near():
     assert 1e8 < bandwidth < 1e13
 
 
-def test_files_hold_one_row_per_case(models, monkeypatch, tmp_path):
+def test_files_hold_one_row_per_case(models, machine, monkeypatch, tmp_path):
     monkeypatch.setattr(bench, "once", seconds(0.25))
     rows = bench.measure(models, bench.plan(models, [(4, 6), (8, 6)], [2, 3], ["fused"]), repeats=1)
     bench.save(rows, tmp_path)
@@ -126,7 +131,7 @@ def test_files_hold_one_row_per_case(models, monkeypatch, tmp_path):
     assert "6x4" in text.getvalue()
 
 
-def test_the_task(compose, tmp_path, fused, capsys):
+def test_the_task(compose, tmp_path, fused, machine, capsys):
     options = ("task=benchmark", "task.models=[lm_liif,bicubic]", "task.sizes=[[8,12]]", "task.scales=[2,3]",
                "task.repeats=1", "task.training=true", "task.batches=2")  # fmt: skip
     pipeline.run(compose(*TINY, *options))
@@ -135,18 +140,18 @@ def test_the_task(compose, tmp_path, fused, capsys):
     assert records[2]["encoder_params"] == 0  # bicubic comes with no encoder
     training = json.loads((tmp_path / "run" / "training.json").read_text())
     assert training["batch_size"] == 4
-    assert 0 < training["step_images_s"]
+    assert training["step_images_s"] > 0
     assert 0 < training["wait"] < 1
     assert "lm_liif" in capsys.readouterr().out
 
 
 def test_macs_of_every_decoder_without_timing(compose, tmp_path):
     names = "metasr,liif,lte,lte_plus,ciaosr,lm_liif,lm_lte,lm_ciaosr,bicubic"
-    pipeline.run(compose("task=benchmark", f"task.models=[{names}]", "task.sizes=[[180,320]]", "task.scales=[4]",
+    pipeline.run(compose("task=benchmark", f"task.models=[{names}]", "task.sizes=[[60,80]]", "task.scales=[4]",
                          "task.time=false"))  # fmt: skip
     records = {r["model"]: r for r in json.loads((tmp_path / "run" / "benchmark.json").read_text())}
     assert records.keys() == set(names.split(","))
-    assert records["lm_liif"]["render_macs"] == 320 * 180 * 16 * 4 * (20 * 16 + 5 * 16 * 16 + 16 * 3)
+    assert records["lm_liif"]["render_macs"] == 60 * 80 * 16 * 4 * (20 * 16 + 5 * 16 * 16 + 16 * 3)
     assert records["bicubic"]["macs"] == 0
     assert records["liif"]["decoder_params"] == 346_883
 

@@ -101,10 +101,10 @@ def photos(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_one_step(compose, tmp_path, photos, experiment):
-    config = compose(
-        f"experiment={experiment}",
+@pytest.fixture
+def step(compose, photos):
+    """``step(*overrides)``: the config of one training and one validation step on tiny data."""
+    return lambda *overrides: compose(
         "schedule=quick",
         "schedule.epochs=1",
         "schedule.iterations=1",
@@ -120,13 +120,17 @@ def test_one_step(compose, tmp_path, photos, experiment):
         "data.cache=null",
         "trainer=cpu",
         "+trainer.enable_progress_bar=false",
-        "+trainer.enable_checkpointing=true",
         "callbacks.cost=null",
         "callbacks.pictures=null",
         "callbacks.progress=null",
         "logger.wandb.mode=disabled",
-        *TINY.get(experiment.rpartition("_")[2], []),
+        *overrides,
     )
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_one_step(step, tmp_path, experiment):
+    config = step(f"experiment={experiment}", *TINY.get(experiment.rpartition("_")[2], []))
     pipeline.run(config)
     if experiment == "bicubic":
         assert (tmp_path / "run" / "results.json").is_file()
@@ -138,6 +142,25 @@ def test_one_step(compose, tmp_path, photos, experiment):
     model = lmf.load(tmp_path / "run")
     assert model.config["decoder"]["_target_"] == config.decoder._target_
     assert model.upscale(torch.rand(3, 5, 7), scale=1.7).shape == (3, 8, 12)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["decoder=liif", "decoder._target_=my_decoder.BumpDecoder"],
+     ["decoder._target_=my_decoder.LMBumpDecoder", "+decoder.side=3"]],
+    ids=["plain", "lmf"],
+)  # fmt: skip
+def test_a_decoder_from_outside(step, compose, tmp_path, monkeypatch, overrides):
+    monkeypatch.syspath_prepend(ROOT / "notebooks")
+    pipeline.run(step(*overrides, *TINY["edsr"]))
+    with pytest.raises(ValueError, match="if you trust my_decoder"):
+        lmf.load(tmp_path / "run")
+    model = lmf.load(tmp_path / "run", trust=["my_decoder"])
+    assert model.upscale(torch.rand(1, 3, 5, 7), scale=2.3).shape == (1, 3, 12, 16)
+    Image.new("RGB", (6, 5)).save(tmp_path / "small.png")
+    where = [f"ckpt_path={tmp_path / 'run'}", f"input={tmp_path / 'small.png'}", f"output={tmp_path / 'large.png'}"]
+    pipeline.run(compose("task=upscale", *where, "scale=2", "trust=[my_decoder]"))
+    assert Image.open(tmp_path / "large.png").size == (12, 10)
 
 
 def rows() -> list[list[str]]:

@@ -50,7 +50,7 @@ def run(config: DictConfig) -> None:
         rows = bench.count(models, bench.plan(models, sizes, task.scales, task.backends[:1]))
     bench.save(rows, output)
     bench_plots.save(rows, output)
-    Console().print(*bench.tables(rows))
+    Console(width=max(Console().width, 100)).print(*bench.tables(rows))
     if task.time:
         peak, bandwidth = rows[0].roof_gflops, rows[0].roof_gbs
         log.info(
