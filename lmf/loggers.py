@@ -35,7 +35,9 @@ def wandb_logger(
 
     def make(mode: str) -> WandbLogger:
         settings = wandb.Settings(init_timeout=init_timeout, console="off", silent=True)
-        return WandbLogger(save_dir=save_dir, id=run_id(Path(save_dir)), mode=mode, settings=settings, **options)
+        logger = WandbLogger(save_dir=save_dir, id=run_id(Path(save_dir)), mode=mode, settings=settings, **options)
+        logger._wandb_init.pop("anonymous", None)  # Lightning always passes it; wandb warns that it means nothing
+        return logger
 
     logger = make(mode)
     if mode == "online" and is_rank_zero():
