@@ -40,7 +40,7 @@ class SRModel(nn.Module):
         self.renderer = renderer or Dense()
         self.config: dict[str, Any] | None = None  # what `lmf.checkpoint.build` made it from; saved with weights
 
-    def forward(self, lr: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
+    def forward(self, lr: Tensor, coord: Tensor, cell: Tensor, feat: Tensor | None = None) -> Tensor:
         """Colours at scattered coordinates.
 
         Args:
@@ -48,10 +48,13 @@ class SRModel(nn.Module):
             coord: (B, Q, 2) as (y, x) in [-1, 1].
             cell: (B, 2) size of an output pixel in the same units; the caller clips it if the method wants
                 that (`Decoder.cell`).
+            feat: (B, C, h, w), the encoder's features of ``lr`` if they are known; none are computed then.
 
         Returns:
             (B, Q, 3) in network units, not clamped.
         """
+        if feat is not None:
+            return self.decoder.query(self.decoder.latent(feat, lr, cell), coord, cell)
         padded = self.pad(lr)
         shrink = cell.new_tensor([n / p for n, p in zip(lr.shape[-2:], padded.shape[-2:], strict=True)])
         if padded is not lr:

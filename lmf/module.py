@@ -75,7 +75,8 @@ class SRModule(L.LightningModule):
         torch.manual_seed(hash((self.seed, batch["number"], self.global_rank)) % 2**63)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        rgb = self.model(batch["lr"] * 2 - 1, batch["coord"], batch["cell"])  # (B, Q, 3)
+        feat = batch["feat"].float() if "feat" in batch else None
+        rgb = self.model(batch["lr"] * 2 - 1, batch["coord"], batch["cell"], feat)  # (B, Q, 3)
         loss = F.l1_loss(rgb.float(), batch["target"] * 2 - 1)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(rgb))
         return loss

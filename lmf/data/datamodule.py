@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from lmf.data.augment import BatchAugment
 from lmf.data.evaluation import LR, EvalSet, Protocol
+from lmf.data.features import FeatureSamples
 from lmf.data.folder import DataError, ImageFolder, OnCorrupt
 from lmf.data.loader import TrainLoader, eval_loader
 from lmf.data.sampling import TrainSamples, check_sampling, crop_size
@@ -23,8 +24,8 @@ class SRDataModule(LightningDataModule):
     """Training samples, and validation and test sets at several scales each.
 
     Training batches, once on the device: {"lr": (B, 3, p, p), "coord": (B, Q, 2), "cell": (B, 2),
-    "target": (B, Q, 3), "number": int}. Evaluation batches: {"lr": (1, 3, h, w), "hr": (1, 3, H, W), "name": str}.
-    All float32, colours in [0, 1].
+    "target": (B, Q, 3), "number": int}, and with ``scenes`` also "feat": (B, C, p, p) float16.
+    Evaluation batches: {"lr": (1, 3, h, w), "hr": (1, 3, H, W), "name": str}. All else float32, colours in [0, 1].
 
     Args:
         train: pictures to train on; None if this data is for testing only.
@@ -36,6 +37,9 @@ class SRDataModule(LightningDataModule):
         patch: side of the LR patches in pixels.
         queries: target pixels per sample.
         min_scale, max_scale: range of training scales.
+        scenes: train on the features of so many scenes, see `FeatureSamples` and `encode_with`; None trains on
+            pictures.
+        scene_side: side of their LR pictures.
         sets: names of the test sets to use; None uses all.
         scales: test scales, whole or not.
         protocol, lr, limit, crop: of the test sets, see `EvalSet`.
@@ -59,6 +63,8 @@ class SRDataModule(LightningDataModule):
         queries: int = 2304,
         min_scale: float = 1,
         max_scale: float = 4,
+        scenes: int | None = None,
+        scene_side: int = 96,
         sets: Sequence[str] | None = None,
         scales: Sequence[float] = (2, 3, 4),
         protocol: Protocol = "benchmark",
@@ -89,6 +95,10 @@ class SRDataModule(LightningDataModule):
             "min_scale": min_scale,
             "max_scale": max_scale,
         }
+        if scenes is not None and (photometric or cache is None):
+            raise DataError("training on scenes needs a cache and goes without photometric augmentations")
+        self.scenes: dict[str, Any] | None = {"scenes": scenes, "side": scene_side} if scenes is not None else None
+        self.device: torch.device | str = "cpu"
         self.files: dict[str, Any] = {"cache": cache, "on_corrupt": on_corrupt}
         self.sets, self.scales, self.val_scales = sets, scales, val_scales
         self.test_options: dict[str, Any] = {"protocol": protocol, "lr": lr, "limit": limit, "crop": crop}
@@ -100,7 +110,7 @@ class SRDataModule(LightningDataModule):
         }
         self.augment = BatchAugment(photometric, seed)
         self.batches_seen = 0
-        self.samples: TrainSamples | None = None
+        self.samples: TrainSamples | FeatureSamples | None = None
         self.val_sets: list[EvalSet] = []
         self.test_sets: list[EvalSet] = []
 
@@ -109,6 +119,14 @@ class SRDataModule(LightningDataModule):
         stage = self.trainer.state.fn if self.trainer is not None else None
         for source in self._sources(stage):
             source.prepare()
+        if stage in ("fit", None) and self.scenes is not None:
+            self._samples().encode(self.device)  # type: ignore[union-attr]
+
+    def encode_with(self, encoder: nn.Module, margin: int, device: torch.device | str = "cpu") -> None:
+        """Says what makes the features of scenes, and where; see `FeatureSamples`."""
+        if self.scenes is not None:
+            self.scenes |= {"encoder": encoder, "margin": margin}
+            self.device = device
 
     def setup(self, stage: str | None = None) -> None:
         """Finds and checks the files of ``stage`` ("fit", "validate", "test", None for all), by their headers.
@@ -117,11 +135,7 @@ class SRDataModule(LightningDataModule):
             DataError: what is missing or unfit, and how to mend it.
         """
         if stage in ("fit", None) and self.samples is None:
-            if self.train is None:
-                raise DataError("this data has no training images; choose data=bundled, div2k or folder to train")
-            smallest = crop_size(self.sampling["patch"], self.sampling["max_scale"])
-            images = ImageFolder(self.train.files(), smallest=smallest, **self.files)
-            self.samples = TrainSamples(images, self.seed, **self.sampling)
+            self.samples = self._samples()
         if stage in ("fit", "validate", None) and not self.val_sets:
             self.val_sets = self._eval_sets(self.val, self.val_scales, self.val_options)
         if stage in ("test", None) and not self.test_sets:
@@ -149,6 +163,17 @@ class SRDataModule(LightningDataModule):
         if "pixel" not in batch:
             return batch
         return self.augment(batch, self._rank()[0])
+
+    def _samples(self) -> TrainSamples | FeatureSamples:
+        if self.train is None:
+            raise DataError("this data has no training images; choose data=bundled, div2k or folder to train")
+        side = self.sampling["patch"] if self.scenes is None else self.scenes["side"]
+        images = ImageFolder(self.train.files(), smallest=crop_size(side, self.sampling["max_scale"]), **self.files)
+        if self.scenes is None:
+            return TrainSamples(images, self.seed, **self.sampling)
+        if "encoder" not in self.scenes:
+            raise DataError("training on scenes: say whose features with encode_with(encoder, margin) first")
+        return FeatureSamples(images, self.files["cache"], seed=self.seed, **self.scenes, **self.sampling)
 
     def _sources(self, stage: str | None) -> list[Source]:
         sources = [self.train] if stage in ("fit", None) and self.train is not None else []

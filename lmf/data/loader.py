@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lmf.data.folder import DataError
-from lmf.data.sampling import TrainSamples
+
+
+class Samples(Protocol):
+    """What training batches are made of: an endless list such as `TrainSamples` or `FeatureSamples`."""
+
+    def __getitems__(self, numbers: Sequence[int]) -> dict[str, Any] | DataError:
+        """Samples ``numbers`` as one batch, or what is wrong with them."""
 
 
 class TrainLoader(DataLoader):
-    """Batches start, start + 1, ... of `TrainSamples`, an epoch at a time.
+    """Batches start, start + 1, ... of samples, an epoch at a time.
 
     Global batch n holds samples n * G .. n * G + G - 1; rank r of R gets the r-th of R equal slices. Iterating goes
     on where the last iteration was left, so the order does not depend on epochs, workers, ranks or restarts.
@@ -32,7 +38,7 @@ class TrainLoader(DataLoader):
 
     def __init__(
         self,
-        samples: TrainSamples,
+        samples: Samples,
         *,
         batch_size: int,
         iterations: int,

@@ -64,7 +64,7 @@ class TrainSamples:
         """Sample ``number``: the entries of `__getitems__` without B, ``lr`` channels-last."""
         rng = np.random.default_rng((0, self.seed, number))
         count = len(self.images)
-        image = self.images[int(_permutation(self.seed, number // count, count)[number % count])]
+        image = self.images[int(permutation(self.seed, number // count, count)[number % count])]
         side = crop_size(self.patch, rng.uniform(self.min_scale, self.max_scale))
         top, left = (int(rng.integers(n - side + 1)) for n in image.shape[:2])
         crop = np.ascontiguousarray(image[top : top + side, left : left + side])
@@ -98,6 +98,6 @@ def check_sampling(patch: int, queries: int, min_scale: float, max_scale: float)
 
 
 @lru_cache(maxsize=4)
-def _permutation(seed: int, turn: int, count: int) -> np.ndarray:
+def permutation(seed: int, turn: int, count: int) -> np.ndarray:
     """The order of ``count`` images in pass number ``turn`` over the folder."""
     return np.random.default_rng((1, seed, turn)).permutation(count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -12,9 +13,12 @@ from omegaconf import DictConfig
 from lmf import checkpoint, runs
 from lmf.model import SRModel
 from lmf.module import SRModule
-from lmf.tasks.common import build, check_data, save_config
+from lmf.tasks.common import build, check_data, device_of, save_config
 from lmf.tasks.test import report
 from lmf.tasks.trainer import make_trainer
+
+if TYPE_CHECKING:
+    from lmf.data import SRDataModule
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +27,7 @@ def run(config: DictConfig) -> None:
     output = Path(config.paths.output)
     resume = resumable(config, output)
     model = build(config)
+    initialise(model, config)
     datamodule = instantiate(config.data)
     schedule = config.schedule
     module = SRModule(
@@ -34,6 +39,8 @@ def run(config: DictConfig) -> None:
     )
     if resume is not None:
         datamodule.resume(check_resume(resume, model))
+    if config.schedule.scenes is not None:
+        freeze_encoder(model, datamodule, config)
     check_data(datamodule, "fit")
     if config.task.test:
         check_data(datamodule, "test")
@@ -53,6 +60,38 @@ def run(config: DictConfig) -> None:
         found = checkpoint.find(output)
         trainer.test(module, datamodule=datamodule, ckpt_path=found, verbose=False, weights_only=True)
         report(trainer, output, title=config.name)
+
+
+def initialise(model: SRModel, config: DictConfig) -> None:
+    """Gives ``model`` the parts of the checkpoint ``init`` that are of the same make."""
+    if config.init is None:
+        return
+    donor = checkpoint.load(config.init, trust=config.trust)
+    ours, theirs = model.config or {}, donor.config or {}
+    if ours["encoder"] != theirs["encoder"]:
+        raise ValueError(
+            f"init={config.init}: its encoder is {theirs['encoder']}, the config asks for {ours['encoder']}"
+        )
+    parts = [part for part in ("encoder", "decoder") if ours[part] == theirs[part]]
+    for part in parts:
+        getattr(model, part).load_state_dict(getattr(donor, part).state_dict())
+    if runs.is_rank_zero():
+        log.info(f"{' and '.join(parts)} from {config.init}")
+
+
+def freeze_encoder(model: SRModel, datamodule: SRDataModule, config: DictConfig) -> None:
+    """Trains the decoder alone, on features of the encoder as it is now."""
+    if config.init is None:
+        raise ValueError(
+            "schedule.scenes trains the decoder on what a trained encoder sees: give init=, a model to take it from"
+        )
+    if model.decoder.receptive_field is None:
+        raise ValueError(
+            f"{type(model.decoder).__name__} looks at whole pictures and cannot be trained on windows of features; "
+            "take schedule=finetune"
+        )
+    model.encoder.requires_grad_(False)
+    datamodule.encode_with(model.encoder.eval(), model.decoder.receptive_field, device_of(config))
 
 
 def resumable(config: DictConfig, output: Path) -> Path | None:
