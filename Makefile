@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup train test test-all check clean
+.PHONY: help setup train weights test test-all check clean
 help:
 	@echo "make train     train LM-LIIF on bundled photographs (minutes); ARGS='schedule=paper data=div2k' for more"
 	@echo "make test      fast tests"
 	@echo "make test-all  slow and multi-process tests and the notebooks too"
 	@echo "make check     lint and types"
+	@echo "make weights   train the models in the box anew: PHOTOS=folder LIIF=edsr-baseline-liif.pth"
 	@echo "make setup     only the environment ($(VENV)) and the kernels"
 
 $(READY): pyproject.toml constraints.txt
@@ -24,6 +25,17 @@ setup: $(READY)
 
 train: setup
 	$(BIN)/python run.py experiment=lmf_edsr $(ARGS)
+
+# On two CPU cores: 30 minutes for the decoder of LM-LIIF on features of LIIF's encoder, as many for both together,
+# 15 for LM-LTE on the features of the result.
+WEIGHTS := lmf/weights
+FIT := $(BIN)/python run.py data=folder data.root='$(PHOTOS)' data.val_scales=[2,4]
+EXPORT := $(BIN)/python run.py task=export card=$(WEIGHTS)/card.yaml
+weights: setup
+	$(FIT) experiment=lmf_edsr schedule=decoder init='$(LIIF)' trainer.max_epochs=17 hydra.run.dir=runs/weights/decoder
+	$(FIT) experiment=lmf_edsr schedule=finetune init=runs/weights/decoder precision=bf16-mixed \
+	  hydra.run.dir=runs/weights/lm_liif_edsr
+	$(EXPORT) ckpt_path=runs/weights/lm_liif_edsr output=$(WEIGHTS)/lm_liif_edsr.safetensors
 
 test: setup
 	$(BIN)/python -m pytest -q -m "not slow and not ddp and not gpu" $(ARGS)

@@ -1,7 +1,7 @@
 """Latent Modulated Functions: arbitrary-scale super-resolution."""
 
-from lmf.checkpoint import load
+from lmf.checkpoint import list_models, load
 from lmf.model import SRModel
 
-__all__ = ["SRModel", "load"]
+__all__ = ["SRModel", "list_models", "load"]
 __version__ = "0.1.0"

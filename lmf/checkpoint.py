@@ -25,9 +25,11 @@ from lmf import authors
 from lmf.decoders.base import Decoder
 from lmf.encoders.base import Encoder
 from lmf.model import SRModel
+from lmf.weights import bundled
 
 FORMAT = 1
 PARTS = ("encoder", "decoder", "renderer")
+SOURCES = "a run folder, .ckpt, .safetensors, .pth, or a name of lmf.list_models()"
 
 
 class CheckpointError(ValueError):
@@ -38,8 +40,8 @@ def load(source: str | os.PathLike[str], *, trust: Sequence[str] = (), device: s
     """A model in evaluation mode from whatever holds one.
 
     Args:
-        source: a run folder, a ``.ckpt`` of this project, a ``.safetensors`` written by `save`, or a
-            ``.pth`` / ``.pt`` of the authors (``{"model": {"name", "args", "sd"}}``).
+        source: a name of `lmf.list_models`, a run folder, a ``.ckpt`` of this project, a ``.safetensors`` written by
+            `save`, or a ``.pth`` / ``.pt`` of the authors (``{"model": {"name", "args", "sd"}}``).
         trust: packages beside ``lmf`` whose encoders, decoders and renderers the file may name.
         device: where to put it.
 
@@ -59,10 +61,13 @@ def load(source: str | os.PathLike[str], *, trust: Sequence[str] = (), device: s
     return model.eval().to(device)
 
 
-def save(model: SRModel, path: str | os.PathLike[str], card: Mapping[str, Any] | None = None) -> None:
+def save(
+    model: SRModel, path: str | os.PathLike[str], card: Mapping[str, Any] | None = None, half: bool = False
+) -> None:
     """Writes weights and config to a ``.safetensors`` that `load` reads back.
 
     Args:
+        half: store weights in half precision; `load` makes them float32 again.
         card: further facts for the file's metadata (data, recipe, numbers, licence), JSON-serialisable.
 
     Raises:
@@ -74,10 +79,29 @@ def save(model: SRModel, path: str | os.PathLike[str], card: Mapping[str, Any] |
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary, metadata)
+        state = {k: (v.half() if half else v).contiguous() for k, v in model.state_dict().items()}
+        save_file(state, temporary, metadata)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def list_models() -> dict[str, dict[str, Any]]:
+    """The models in the box: what `load` takes by name, and the card of each (data, recipe, numbers, licence)."""
+    return {name: read_card(path) for name, path in bundled().items()}
+
+
+def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The ``card`` that `save` was given.
+
+    Raises:
+        CheckpointError: not a file written by `save`.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return json.loads((file.metadata() or {})["card"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged or not written by lmf.checkpoint.save ({one_line(error)})") from error
 
 
 def from_authors(spec: Mapping[str, Any], state_dict: Mapping[str, Tensor], *, verbose: bool = True) -> SRModel:
@@ -140,6 +164,8 @@ def _instantiate(config: Mapping[str, Any], trust: Sequence[str]) -> Any:
 def find(source: str | os.PathLike[str]) -> Path:
     """The checkpoint file that ``source`` means; a run folder means its best checkpoint, else its last."""
     path = Path(source).expanduser()
+    if not path.exists() and str(source) in bundled():
+        return bundled()[str(source)]
     if path.is_dir():
         candidates = [path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
         for candidate in candidates:
@@ -147,7 +173,7 @@ def find(source: str | os.PathLike[str]) -> Path:
                 return candidate
         raise CheckpointError(f"{path}: a folder without {' or '.join(str(c.relative_to(path)) for c in candidates)}")
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; give a run folder, .ckpt, .safetensors or .pth")
+        raise CheckpointError(f"{path}: no such checkpoint; give {SOURCES}")
     return path
 
 

@@ -155,3 +155,23 @@ def test_build_refuses(decoder, message):
 def test_published_checkpoint(shared):
     model = lmf.load(shared / "weights" / "edsr-baseline-liif.pth")
     assert sum(p.numel() for p in model.parameters()) == 1_567_323 - 24
+
+
+def test_half_precision_and_card(model, tmp_path):
+    checkpoint.save(model, tmp_path / "m.safetensors", card={"data": "none"}, half=True)
+    assert checkpoint.read_card(tmp_path / "m.safetensors") == {"data": "none"}
+    torch.testing.assert_close(query(lmf.load(tmp_path / "m.safetensors")), query(model), rtol=0, atol=2e-3)
+    (tmp_path / "n.safetensors").write_bytes(b"no")
+    with pytest.raises(CheckpointError, match="damaged or not written"):
+        checkpoint.read_card(tmp_path / "n.safetensors")
+
+
+def test_names_in_the_box_give_way_to_files(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "bundled", lambda: {"tiny": tmp_path / "tiny.safetensors"})
+    checkpoint.save(model, tmp_path / "tiny.safetensors", card={"data": "none"})
+    assert torch.equal(query(lmf.load("tiny")), query(model))
+    assert checkpoint.list_models() == {"tiny": {"data": "none"}}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    with pytest.raises(CheckpointError, match="a folder without"):
+        lmf.load("tiny")

@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
+from lmf import checkpoint
 from lmf.calibrate import Pictures, calibrate, overview
 from lmf.data import DataError, Folder
 from lmf.renderers import tables
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 def run(config: DictConfig) -> None:
     model = load(config)
     if config.ckpt_path is None:
-        raise ValueError("which model? give ckpt_path=: a run folder, a .ckpt, .safetensors or .pth")
+        raise ValueError(f"which model? give ckpt_path=: {checkpoint.SOURCES}")
     output = Path(config.output) if config.output else tables.beside(checkpoint_file(config))
     source = Folder(config.input) if config.input else instantiate(config.data).train
     if source is None:

@@ -35,7 +35,7 @@ def load(config: DictConfig) -> SRModel:
     if config.ckpt_path is None:
         model = build(config)
         if any(True for _ in model.parameters()):
-            raise ValueError("which model? give ckpt_path=: a run folder, a .ckpt, .safetensors or .pth")
+            raise ValueError(f"which model? give ckpt_path=: {checkpoint.SOURCES}")
         return model.eval()
     path = checkpoint_file(config)
     model = checkpoint.load(path, trust=config.trust)
