@@ -4,9 +4,12 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from lmf import kernels
 from lmf.encoders.swinir import Block as SwinBlock
 from lmf.grid import Grid
+from lmf.kernels.build import library
 from tests import golden
 
 MODELS = [
@@ -23,17 +26,21 @@ MODELS = [
     "lm_liif_swinir",
     "lm_lte_swinir",
 ]
-# Share of pixels that may be off by more than 1e-4. LM-LTE's hypernetwork amplifies rounding: with convolutions
-# that sum in another order than theirs (oneDNN's on AVX2), 0.44 %; ours in float64, 0.03 %.
-FLOAT32 = {"lm_lte": 1e-2}
 
 
-def assert_agrees(ours, theirs, name, ties=()):
+SHARE = 2e-3  # of the pixels or queries that may be off by more than 1e-4
+# LM-LTE amplifies the rounding of its features, in the golden too: that is up to 1.2e-4 off the exact result. Its
+# convolutions ran on AVX-512 in oneDNN's blocked layout, and there ours give the same bits. Elsewhere oneDNN adds up
+# the 576 products of a sum in one chain, at 1.8 times the rounding error: on AVX2, 0.44 % of the pixels are off.
+# `test_lm_lte_is_off_by_the_rounding_of_long_sums_only` holds everything else to `SHARE`.
+LONG_SUMS = {"lm_lte": 1e-2}
+
+
+def assert_agrees(ours, theirs, ties=(), allowed=SHARE):
     off = (ours - theirs).abs().amax(-1)  # (rows, columns) or (B, Q)
     for axis, index in ties:
         off.index_fill_(axis, torch.tensor(index), 0)
     share = (off > 1e-4).float().mean().item()
-    allowed = FLOAT32.get(name, 2e-3) if ours.dtype == torch.float32 else 2e-3
     assert share <= allowed, f"{share:.2%} of {off.numel()} off by more than 1e-4"
     assert off.median() < 1e-5
 
@@ -41,12 +48,16 @@ def assert_agrees(ours, theirs, name, ties=()):
 SECOND = "lm_liif_swinir"  # 12 million weights to draw, for an encoder that another model tests as well
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == SECOND else n for n in MODELS])
-def test_frozen_queries(name):
+def check_frozen(name, allowed=SHARE):
     g = golden.frozen()[name]
     with torch.inference_mode():
         out = g.model()(g.lr, g.tensors["coord"], g.tensors["cell"])
-    assert_agrees(out, g.tensors["out"], name)
+    assert_agrees(out, g.tensors["out"], allowed=allowed)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == SECOND else n for n in MODELS])
+def test_frozen_queries(name):
+    check_frozen(name, LONG_SUMS.get(name, SHARE))
 
 
 HEAVY = {"ciaosr", "ltep", "lm_liif_noinput", "lm_liif_rdn", "lm_liif_swinir", "lm_lte_swinir"}
@@ -59,7 +70,7 @@ def case(request, shared):
     return request.param, g, g.model()
 
 
-def pictures(g, name, model, dtype):
+def check_pictures(g, model, dtype=torch.float32, allowed=SHARE):
     for h, w, scale, height, width in g.cases:
         grid = Grid.of(height, width)
         cell = torch.tensor([grid.cell]) * max(scale / 4, 1)
@@ -68,33 +79,53 @@ def pictures(g, name, model, dtype):
             out = model(lr.to(dtype), grid.coord()[None].to(dtype), cell.to(dtype))
         odd = scale % 2 == 1  # exact ties, where rounding decides
         ties = [(0, height - int(scale + 1) // 2), (1, width - int(scale + 1) // 2)] if odd else []
-        assert_agrees(out.view(height, width, 3), g.tensors[f"out_{h}x{w}_x{scale}"], name, ties)
+        assert_agrees(out.view(height, width, 3), g.tensors[f"out_{h}x{w}_x{scale}"], ties, allowed)
 
 
 def test_pictures(case):
     name, g, model = case
-    pictures(g, name, model, torch.float32)
+    check_pictures(g, model, allowed=LONG_SUMS.get(name, SHARE))
 
 
-def test_lm_lte_in_double(shared):
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_lm_lte_is_off_by_the_rounding_of_long_sums_only(shared, monkeypatch, backend):
+    """With convolutions that add up the two halves of a sum, nothing is. In double precision neither."""
+    if backend == "cpu" and library() is None:
+        pytest.skip("needs a C++ compiler")
+    convolve = torch.nn.Conv2d.forward
+
+    def in_halves(self, x):
+        if x.shape[1] == 3:
+            return convolve(self, x)
+        halves = zip(x.chunk(2, dim=1), self.weight.chunk(2, dim=1), (self.bias, None), strict=True)
+        return sum(F.conv2d(a, weight, bias, padding=1) for a, weight, bias in halves)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", in_halves)
     g = golden.load(shared / "golden" / "lm_lte.safetensors")
-    pictures(g, "lm_lte", g.model().double(), torch.float64)
+    model = g.model()
+    with kernels.backend(backend):
+        check_pictures(g, model)
+        check_queries(g, model)
+        check_pictures(g, model.double(), torch.float64)
+
+
+def check_queries(g, model, allowed=SHARE):
+    with torch.inference_mode():
+        out = model(g.lr, g.tensors["query_coord"][None], g.tensors["query_cell"][:1])
+    assert_agrees(out, g.tensors["query_out"][None], allowed=allowed)
 
 
 def test_queries(case):
     name, g, model = case
     if "query_out" not in g.tensors:
         pytest.skip("pictures only")
-    with torch.inference_mode():
-        out = model(g.lr, g.tensors["query_coord"][None], g.tensors["query_cell"][:1])
-    assert_agrees(out, g.tensors["query_out"][None], name)
+    check_queries(g, model, LONG_SUMS.get(name, SHARE))
 
 
 def test_training(case):
     """A batch in training mode, and gradients. The authors train LM-CiaoSR without the skip they evaluate with.
 
-    In float64, as one ReLU that rounding switches changes a gradient by a thousandth. In LTE's golden one is
-    switched itself (unit 252 of layer 2 at query 456, -6e-7 in float64).
+    In float64, as one ReLU that rounding switches changes a gradient by a thousandth.
     """
     name, g, model = case
     if "train_out" not in g.tensors:
@@ -106,11 +137,33 @@ def test_training(case):
             block.drop_path = 0.0
     if name == "lm_ciaosr":
         model.decoder.skip = "none"
+    switch(model.decoder, SWITCHED.get(name, []))
     out = model(torch.cat([lr, -0.7 * lr]), coord.expand(2, -1, 2), cell.expand(2, 2))
-    assert_agrees(out.detach(), g.tensors["train_out"], name)
+    assert_agrees(out.detach(), g.tensors["train_out"])
     out[0].abs().mean().backward()
     parameters, gradients = dict(model.named_parameters()), g.gradients()
     assert len(gradients) == sum(key.startswith("grad_") for key in g.tensors) > 0
     for key, theirs in gradients.items():
         off = (parameters[key].grad - theirs).abs().max() / theirs.abs().max()
-        assert off < (5e-3 if name == "lte" else 1e-4), f"{key}: off by {off:.1e} of its largest value"
+        assert off < 1e-4, f"{key}: off by {off:.1e} of its largest value"
+
+
+# ReLUs of ``decoder.imnet`` whose input lies so near zero that it has the other sign in the golden's float32: layer,
+# neighbour, query, unit.
+SWITCHED = {"lte": [(0, 1, 752, 210), (2, 1, 456, 252)]}
+
+
+def switch(decoder, units):
+    """Gives the inputs of these ReLUs, which must be within 1e-6 of zero, the other sign in the first image."""
+    for layer, neighbour, query, unit in units:
+        outputs = []
+
+        def hook(module, args, out, outputs=outputs, at=(0, query, unit), neighbour=neighbour):
+            outputs.append(out)
+            if len(outputs) == neighbour + 1:
+                assert 0 < out[at].abs() < 1e-6
+                out = out.clone()
+                out[at] -= 2 * out[at].detach()
+            return out
+
+        decoder.imnet.layers[layer].register_forward_hook(hook)
