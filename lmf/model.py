@@ -52,7 +52,13 @@ class SRModel(nn.Module):
 
         Returns:
             (B, Q, 3) in network units, not clamped.
+
+        Raises:
+            ValueError: tensors of other shapes.
         """
+        shapes = [tuple(t.shape) for t in (lr, coord, cell)]
+        if [len(s) for s in shapes] != [4, 3, 2] or (lr.shape[1], coord.shape[2], cell.shape[1]) != (3, 2, 2):
+            raise ValueError("lr must be (B, 3, h, w), coord (B, Q, 2), cell (B, 2); got {}, {}, {}".format(*shapes))
         if feat is not None:
             return self.decoder.query(self.decoder.latent(feat, lr, cell), coord, cell)
         padded = self.pad(lr)

@@ -157,3 +157,17 @@ def test_padding_leaves_the_picture_in_place():
 def test_widths_must_fit():
     with pytest.raises(ValueError, match="LIIF expects 8 feature channels, EDSR delivers 16"):
         SRModel(encoders.EDSR(16, 1), decoders.LIIF(8))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (((1, 4, 6, 6), (1, 9, 2), (1, 2)), r"lr must be \(B, 3, h, w\), .* got \(1, 4, 6, 6\), \(1, 9, 2\), \(1, 2\)"),
+        (((1, 3, 6, 6), (9, 2), (1, 2)), "coord"),
+        (((1, 3, 6, 6), (1, 9, 2), (1, 9, 2)), "cell"),  # one for each query, as in the authors' code
+    ],
+)
+def test_says_which_shapes_it_takes(shapes, message):
+    model = SRModel(encoders.EDSR(8, 1), decoders.LIIF(8, [8]))
+    with pytest.raises(ValueError, match=message):
+        model(*(torch.zeros(shape) for shape in shapes))
