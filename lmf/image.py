@@ -194,7 +194,8 @@ def _decompose_array(array: np.ndarray) -> tuple[Tensor, Callable[[Tensor], np.n
     dtype, shape = array.dtype, array.shape
     white = np.iinfo(dtype).max if dtype.kind == "u" else 1
     planes = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32) / np.float32(white))
-    planes = _in_range(planes.reshape(*shape[:2], -1)).permute(2, 0, 1)[None]
+    # Contiguous, as with odd strides convolutions would not see that they may choose their layout.
+    planes = _in_range(planes.reshape(*shape[:2], -1)).permute(2, 0, 1)[None].contiguous()
     colour, merge = _split(planes)
 
     def restore(out: Tensor, top: int = 0, height: int | None = None) -> np.ndarray:

@@ -35,6 +35,7 @@ def test_arrays_survive_a_round_trip(shape: tuple[int, ...], dtype: str) -> None
     colour, restore = image.decompose(array)
     assert colour.shape == (1, 3, 5, 7)
     assert colour.dtype == torch.float32
+    assert colour.contiguous(memory_format=torch.channels_last).stride() == (105, 1, 21, 3)  # convolutions go by that
     back = restore(colour)
     assert back.dtype == array.dtype
     assert back.shape == array.shape
