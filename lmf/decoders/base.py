@@ -97,6 +97,20 @@ class Decoder(nn.Module):
         coord = target.coord(cell.device).expand(len(cell), -1, 2)
         return self.query(latent, coord, cell).transpose(1, 2).unflatten(2, target.size)
 
+    def paint(self, out: Tensor, marked: Tensor, latent: Latent, target: grid.Grid, cell: Tensor, queries: int) -> None:
+        """`render`s the marked pixels of ``target`` alone, of one image, into ``out``.
+
+        Args:
+            out: (3, rows, cols), contiguous; pixels that are not marked stay as they are.
+            marked: bool (rows, cols).
+            queries: at a time, where `decode` needs temporaries.
+        """
+        y, x = target.axes(cell.device)
+        for index in marked.flatten().nonzero()[:, 0].split(queries):
+            coord = torch.stack([y[index // len(x)], x[index % len(x)]], dim=-1)  # (Q, 2)
+            rgb = self.query(latent, coord[None], cell)[0]  # (Q, 3)
+            out.view(3, -1)[:, index] = rgb.T.to(out.dtype)
+
     @property
     def bounded(self) -> bool:
         """Whether `render` needs no memory to speak of besides its result, however large."""

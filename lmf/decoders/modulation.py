@@ -127,6 +127,15 @@ class LMFDecoder(Decoder):
         extra, image = self.extra(grid.relative_cell(cell, latent.size)), self.skipped(latent)
         return kernels.render_grid(latent.modulation, latent.code, extra, target, image, self.imnet.weights(), form)
 
+    def paint(self, out: Tensor, marked: Tensor, latent: Any, target: grid.Grid, cell: Tensor, queries: int) -> None:
+        form = self.fused_form()
+        weights = self.imnet.weights() if form and self.bounded else None
+        if form is None or weights is None or not kernels.marks(out, latent.modulation, weights, form):
+            super().paint(out, marked, latent, target, cell, queries)
+            return
+        extra, image = self.extra(grid.relative_cell(cell, latent.size)), self.skipped(latent)
+        kernels.render_marked(out, marked, latent.modulation, latent.code, extra, target, image, weights, form)
+
     @property
     def bounded(self) -> bool:
         own = type(self).decode is not LMFDecoder.decode or type(self).query is not Decoder.query

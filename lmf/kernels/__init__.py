@@ -15,7 +15,7 @@ from lmf.kernels import ops, reference
 from lmf.kernels.ops import BACKENDS, backend
 from lmf.kernels.reference import Form, Weights, blend
 
-__all__ = ["BACKENDS", "Form", "Weights", "backend", "blend", "render", "render_grid"]
+__all__ = ["BACKENDS", "Form", "Weights", "backend", "blend", "marks", "render", "render_grid", "render_marked"]
 
 
 def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, form: Form) -> Tensor:
@@ -57,6 +57,37 @@ def render_grid(
     if ops.forced == "reference" or (torch.is_grad_enabled() and any(t.requires_grad for t in inputs)):
         return reference.render_grid(modulation, code, extra, y, x, image, Weights(*mlp), form)
     return ops.render_grid(modulation, code, extra, y, x, image, *mlp, form)
+
+
+def marks(out: Tensor, modulation: Tensor, weights: Weights, form: Form) -> bool:
+    """Whether `render_marked` can serve; `render` always can."""
+    same = out.dtype == modulation.dtype and out.device == modulation.device
+    native = hasattr(ops.implementation(modulation, weights, form), "render_marked")
+    return same and native and out.is_contiguous() and not torch.is_grad_enabled()
+
+
+def render_marked(
+    out: Tensor,
+    marked: Tensor,
+    modulation: Tensor,
+    code: Tensor,
+    extra: Tensor,
+    target: Grid,
+    image: Tensor | None,
+    weights: Weights,
+    form: Form,
+) -> None:
+    """`render_grid` of one image, of marked pixels alone, into ``out``; no gradients. See `marks`.
+
+    Args:
+        out: (3, rows, cols), contiguous, of the type of the modulations; pixels that are not marked stay as they are.
+        marked: bool (rows, cols).
+    """
+    check(modulation, code, extra, weights, form)
+    modulation, code, extra, y, x, *mlp = same_type(modulation, code, extra, *target.axes(modulation.device), *weights)
+    image = image if image is None else image.to(modulation.dtype)
+    module = ops.implementation(modulation, Weights(*mlp), form)
+    module.render_marked(out, marked, modulation, code, extra, y, x, image, Weights(*mlp), form)
 
 
 def same_type(*tensors: Tensor) -> list[Tensor]:

@@ -93,6 +93,25 @@ def render_grid(
     return rgb
 
 
+def render_marked(
+    out: Tensor,
+    marks: Tensor,
+    modulation: Tensor,
+    code: Tensor,
+    extra: Tensor,
+    y: Tensor,
+    x: Tensor,
+    image: Tensor | None,
+    weights: Weights,
+    form: str,
+) -> None:
+    """See `lmf.kernels.render_marked`."""
+    call = Call(modulation, code, extra, weights, form, marks.numel(), rows_around(y, modulation.shape[1]))
+    size = (ctypes.c_int64 * 2)(*(image.shape[-2:] if image is not None else ()))
+    image = image if image is None else image.contiguous()
+    call("marked", y.contiguous(), len(y), x.contiguous(), len(x), marks.contiguous(), image, size, out)
+
+
 def rows_around(y: Tensor, cells: int) -> tuple[int, int]:
     """The half-open range of latent rows that ``y`` may touch, on the generous side."""
     if not y.numel():

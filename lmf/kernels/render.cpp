@@ -134,6 +134,66 @@ void grid(const Problem& p, const T* y, int64_t H, const T* x, int64_t W, const 
     }
 }
 
+// Asks for the modulations right of column u between the rows v, ahead of their use: at coarse levels they are not in
+// cache, and every pixel may want others.
+template <class T, int D>
+void prefetch(const Problem& p, const Offsets<T>& v, const Offsets<T>& u) {
+    for (int side = 0; side < 2; side++) {
+        const char* from = (const char*)((const T*)p.modulation + v.modulation[side] + u.modulation[1]);
+        for (int64_t byte = 0; byte < int64_t(2 * p.depth * D * sizeof(T)); byte += 64) __builtin_prefetch(from + byte);
+    }
+}
+
+// Of a picture as `grid` makes it only the pixels that marks (H, W) names, into rgb (3, H, W); the others stay. One image.
+template <class T, int D>
+void marked(const Problem& p, const T* y, int64_t H, const T* x, int64_t W, const uint8_t* marks, const T* image,
+            const int64_t* size, T* rgb) {
+    std::vector<Offsets<T>> column;
+    std::vector<Sample<T>> sample;
+    const Renderer<T, D> any(p, false, 0);
+    for (int64_t j = 0; j < W; j++) {
+        column.push_back(any.column(locate(x[j], p.width)));
+        if (image) sample.emplace_back(x[j], size[1]);
+    }
+#pragma omp parallel num_threads(p.threads)
+    {
+        Renderer<T, D> tile(p, false, 0);
+        std::vector<int64_t> at(W);
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < H; i++) {
+            int64_t number = 0;
+            for (int64_t j = 0; j < W; j++) {
+                at[number] = j;
+                number += marks[i * W + j] != 0;
+            }
+            if (!number) continue;
+            const Offsets<T> here = tile.row(0, locate(y[i], p.height));
+            T* line = rgb + i * W;
+            for (int64_t n = 0; n < number; n += PIXELS) {
+                const int count = int(std::min<int64_t>(PIXELS, number - n));
+                for (int k = 0; k < PIXELS; k++) tile.place(k, 0, here, column[at[n + (k < count ? k : 0)]]);
+                for (int64_t k = n + PIXELS; k < std::min(n + 2 * PIXELS, number); k++)
+                    if (column[at[k]].latent[1] != column[at[k - 1]].latent[1]) prefetch<T, D>(p, here, column[at[k]]);
+                tile.template forward<false>();
+                for (int c = 0; c < 3; c++)
+                    for (int k = 0; k < count; k++) line[c * H * W + at[n + k]] = tile.rgb[k][c];
+            }
+            if (!image) continue;
+            const Sample<T> v(y[i], size[0]);
+            for (int c = 0; c < 3; c++) {
+                const T* plane = image + c * size[0] * size[1];
+                const T *above = plane + v.index[0] * size[1], *below = plane + v.index[1] * size[1];
+                for (int64_t n = 0; n < number; n++) {
+                    const Sample<T>& u = sample[at[n]];
+                    const T left = above[u.index[0]] + v.weight * (below[u.index[0]] - above[u.index[0]]);
+                    const T right = above[u.index[1]] + v.weight * (below[u.index[1]] - above[u.index[1]]);
+                    line[c * H * W + at[n]] += left + u.weight * (right - left);
+                }
+            }
+        }
+    }
+}
+
 #define EXPORT(T, D)                                                                                                   \
     extern "C" void points_##T##_##D(const Problem* p, const T* coord, int64_t queries, T* rgb) {                      \
         points<T, D>(*p, coord, queries, rgb);                                                                         \
@@ -144,6 +204,10 @@ void grid(const Problem& p, const T* y, int64_t H, const T* x, int64_t W, const 
     extern "C" void grid_##T##_##D(const Problem* p, const T* y, int64_t H, const T* x, int64_t W, const T* image,     \
                                    const int64_t* size, T* rgb) {                                                      \
         grid<T, D>(*p, y, H, x, W, image, size, rgb);                                                                  \
+    }                                                                                                                  \
+    extern "C" void marked_##T##_##D(const Problem* p, const T* y, int64_t H, const T* x, int64_t W,                   \
+                                     const uint8_t* marks, const T* image, const int64_t* size, T* rgb) {              \
+        marked<T, D>(*p, y, H, x, W, marks, image, size, rgb);                                                         \
     }
 EXPORT(float, 16)
 EXPORT(float, 32)

@@ -161,10 +161,7 @@ class CMSR:
                     out.copy_(canvas)
                 continue
             canvas, at = enlarge(canvas, at, level.grid, out if last else None), level.grid
-            flat = canvas.view(3, -1)
-            for index, coord in level.chunks(self.dense.queries):
-                rgb = decoder.query(latent, coord[None], own)[0]  # (Q, 3)
-                flat.scatter_(1, index.expand(3, -1), rgb.T.to(flat.dtype))
+            decoder.paint(canvas, level.marked, latent, level.grid, own, self.dense.queries)
         if at != target:
             enlarge(canvas, at, target, out)
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lmf import grid
@@ -35,81 +33,43 @@ class Level:
     beyond: Tensor | None = None
 
     @cached_property
-    def axes(self) -> tuple[Owned, Owned]:
-        at, (h, w), device = self.grid, self.inside.shape, self.inside.device
-        return Owned.of(at.cells[0], at.rows, h, device), Owned.of(at.cells[1], at.cols, w, device)
+    def owners(self) -> tuple[Tensor, Tensor]:
+        """The latent that each row and each column of pixels lies in, int64 (rows,) and (columns,)."""
+        y, x = self.grid.axes(self.inside.device)
+        return owner(y, self.inside.shape[0]), owner(x, self.inside.shape[1])
 
     @cached_property
-    def edge(self) -> Tensor:
-        """Flat indices (N,) of the overlap."""
-        if self.beyond is None:
-            return torch.empty(0, dtype=torch.long, device=self.inside.device)
-        y, x = self.axes
-        around = F.pad(self.inside, (1, 1, 1, 1)).unfold(0, 3, 1).unfold(1, 3, 1)  # (h, w, 3, 3)
-        rows, cols = (around.any(-1).any(-1) & self.beyond).nonzero(as_tuple=True)
-        (i, up_down), (j, left_right) = y.sides(rows), x.sides(cols)
-        touches = up_down @ around[rows, cols].float() @ left_right.mT > 0  # (N, rows, columns) of a latent
-        return (i[:, :, None] * len(x.centre) + j[:, None])[touches]
+    def marked(self) -> Tensor:
+        """bool (rows, columns), the pixels that are rendered."""
+        y, x = self.owners
+        marked = spread(self.inside, y, x)
+        if self.beyond is not None:
+            marked |= dilate(marked) & spread(self.beyond, y, x)
+        return marked
 
     @cached_property
     def pixels(self) -> int:
         """How many pixels are rendered."""
-        y, x = self.axes
-        return int((y.count[:, None] * x.count * self.inside).sum()) + len(self.edge)
-
-    def chunks(self, queries: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The pixels, latent by latent, about ``queries`` at a time: flat index (Q,) in ``grid``, coordinate (Q, 2)."""
-        y, x = self.axes
-        rows, cols = self.inside.nonzero(as_tuple=True)
-        most = int(y.count.max()) * int(x.count.max())
-        for part in torch.arange(len(rows), device=rows.device).split(max(1, queries // most)):
-            i, in_y = y.pixels(rows[part])  # (N, rows of a latent)
-            j, in_x = x.pixels(cols[part])
-            shape = (*i.shape, j.shape[1])
-            index = i[:, :, None] * self.grid.size[1] + j[:, None]  # (N, rows, columns)
-            coord = torch.stack([y.centre[i][:, :, None].expand(shape), x.centre[j][:, None].expand(shape)], dim=-1)
-            if in_y.all() and in_x.all():
-                yield index.flatten(), coord.flatten(0, 2)
-            else:
-                inside = in_y[:, :, None] & in_x[:, None]
-                yield index[inside], coord[inside]
-        for index in self.edge.split(queries) if len(self.edge) else ():
-            yield index, torch.stack([y.centre[index // len(x.centre)], x.centre[index % len(x.centre)]], dim=-1)
+        if self.beyond is not None:
+            return int(self.marked.count_nonzero())
+        y, x = (own.bincount(minlength=n) for own, n in zip(self.owners, self.inside.shape, strict=True))
+        return int((y[:, None] * x * self.inside).sum())
 
 
-@dataclass(frozen=True)
-class Owned:
-    """Which pixels of an axis lie in which latent.
+def spread(mask: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """``mask`` (h, w) at every crossing of ``y`` (rows,) and ``x`` (columns,); whole rows are cheap to repeat."""
+    return mask.index_select(1, x).index_select(0, y)
 
-    Attributes:
-        centre: coordinate of every pixel, float32 (pixels,).
-        owner: the latent it lies in, int64 (pixels,).
-        first, count: the first pixel of each latent and how many it has, int64 (latents,).
-    """
 
-    centre: Tensor
-    owner: Tensor
-    first: Tensor
-    count: Tensor
-
-    @classmethod
-    def of(cls, cells: float, span: tuple[int, int], latents: int, device: torch.device) -> Owned:
-        centre = grid.axis(cells, *span, device=device)
-        latent = owner(centre, latents)
-        count = latent.bincount(minlength=latents)
-        return cls(centre, latent, count.cumsum(0) - count, count)
-
-    def pixels(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels (N, K) of each ``latent`` (N,), K as many as any has, and which of them are its own."""
-        step = torch.arange(int(self.count.max()), device=latent.device)
-        own = step < self.count[latent][:, None]
-        return (self.first[latent][:, None] + step).clamp(max=len(self.centre) - 1), own
-
-    def sides(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """The pixels (N, K), and (N, K, 3) where a pixel touches what lies before its latent, in it, and after it."""
-        index, own = self.pixels(latent)
-        first, count = self.first[latent][:, None], self.count[latent][:, None]
-        return index, (torch.stack([index == first, own, index == first + count - 1], dim=-1) & own[..., None]).float()
+def dilate(mask: Tensor) -> Tensor:
+    """``mask`` (rows, columns) and all that touches it, diagonally too."""
+    tall = mask.clone()
+    tall[1:] |= mask[:-1]
+    tall[:-1] |= mask[1:]
+    wide = tall.clone()
+    wide[:, 1:] |= tall[:, :-1]
+    wide[:, :-1] |= tall[:, 1:]
+    return wide
 
 
 def owner(centre: Tensor, latents: int) -> Tensor:
@@ -128,7 +88,8 @@ def levels_of(table: Table, scale: float, strength: Tensor, target: Grid, overla
         inside = needed & (strength >= low) & (strength <= high)
         if inside.any():
             at = target if level == scale else level_grid(level, target, size, (top, bottom), (left, right))
-            levels.append(Level(level, at, inside, needed & (strength > high) if overlap else None))
+            beyond = needed & (strength > high) if overlap and level < scale else None
+            levels.append(Level(level, at, inside, beyond))
     return levels
 
 
