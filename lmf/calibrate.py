@@ -18,6 +18,7 @@ import torch
 from rich.progress import Progress
 from rich.table import Table as Overview
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from lmf.data import EvalSet, Source
 from lmf.data.folder import OnCorrupt
@@ -27,10 +28,12 @@ from lmf.model import SRModel, evaluating
 from lmf.renderers import CMSR, Dense, Tables
 from lmf.renderers.cmsr import intensity
 from lmf.renderers.levels import enlarge, level_grid, owner, touched
+from lmf.renderers.remembering import Remembering
 from lmf.renderers.tables import Table, fingerprint, psnr
 from lmf.report import write_text
 
 log = logging.getLogger(__name__)
+CHECKED = 64  # pictures at most that tables are tried on, spread over all
 
 
 class Pictures(Sequence[tuple[Tensor, Size]]):
@@ -117,7 +120,7 @@ def calibrate(
         proposed = estimator.propose(work.sums("estimating", estimator.empty, learn))
         count = len(next(iter(proposed.values())))
         empty = {"squares": (len(sets), count), "rendered": (len(sets), count), "pixels": (len(sets),)}
-        outcomes = work.sums("checking", lambda: {k: np.zeros(shape) for k, shape in empty.items()}, check)
+        outcomes = work.sums("checking", lambda: {k: np.zeros(shape) for k, shape in empty.items()}, check, CHECKED)
     tables = Tables(
         estimator.select(proposed, outcomes),
         model=fingerprint(model),
@@ -144,9 +147,14 @@ class Work:
     barrier: Callable[[], object]
 
     def sums(
-        self, stage: str, empty: Callable[[], State], add: Callable[[State, int, Tensor, Size], None]
+        self,
+        stage: str,
+        empty: Callable[[], State],
+        add: Callable[[State, int, Tensor, Size], None],
+        most: int | None = None,
     ) -> list[State]:
-        """The state of each fold, from ``empty`` on, after ``add(state, number of the set, lr, size)`` of its pictures.
+        """The state of each fold, from ``empty`` on, after ``add(state, number of the set, lr, size)`` of its pictures,
+        or of about ``most`` in all.
 
         ``lr`` is (3, h, w) in [0, 1].
         """
@@ -157,7 +165,8 @@ class Work:
                 if state is None:
                     state = {"done": np.zeros(len(self.sets), dtype=np.int64), **empty()}
                 for n, pictures in enumerate(self.sets):
-                    indices = range(fold, len(pictures), self.folds)[state["done"][n] :]
+                    step = max(1, len(pictures) // most) if most else 1
+                    indices = range(fold, len(pictures), self.folds)[::step][state["done"][n] :]
                     label = f"{stage} x{pictures.scale:g}, part {fold + 1} of {self.folds}"
                     for i in progress.track(indices, description=label):
                         add(state, n, *pictures[i])
@@ -212,13 +221,14 @@ def outcome(
 ) -> tuple[list[float], list[int]]:
     """A picture rendered with each of ``tables``: sum of squared differences from dense rendering, rendered pixels."""
     latent, target, cell = model.prepare(on_device(model, lr), size)
-    exact = Dense()(model.decoder, latent, target, cell)
+    decoder = Remembering(model.decoder)
+    exact = decoder.render(latent, target, cell)
     found: dict[str, tuple[float, int]] = {}
     for table in tables:
         if str(table.bounds) not in found:
             renderer = CMSR(Tables({1: [table]}), overlap=overlap, above=0)
-            picture, (stats,) = renderer.render(model.decoder, latent, target, cell)
-            found[str(table.bounds)] = (picture - exact).double().square().sum().item(), sum(stats.rendered)
+            picture, (stats,) = renderer.render(decoder, latent, target, cell)
+            found[str(table.bounds)] = mse_loss(picture, exact).item() * exact.numel(), sum(stats.rendered)
     squares, rendered = zip(*(found[str(table.bounds)] for table in tables), strict=True)
     return list(squares), list(rendered)
 

@@ -10,11 +10,11 @@ from PIL import Image
 from safetensors import safe_open
 
 from lmf import checkpoint
-from lmf.calibrate import Pictures, calibrate, measure
+from lmf.calibrate import Pictures, calibrate, measure, outcome
 from lmf.data import Folder
 from lmf.estimators import Authors, Errors, Pooled, allocate
 from lmf.renderers import CMSR, Dense, Tables
-from lmf.renderers.tables import psnr
+from lmf.renderers.tables import Table, psnr
 from tests import golden
 
 LEVELS = [1, 1.5, 2, 3, 4, 6, 8, 12]
@@ -66,6 +66,22 @@ def photos(tmp_path_factory):
         crop = astronaut()[40 * i : 40 * i + 60, 50 * i : 50 * i + 72]
         Image.fromarray(crop).save(folder / f"{i}.png")
     return folder
+
+
+def test_tables_are_tried_as_they_will_be_used(model):
+    lr = torch.rand(3, 8, 9, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        strength = model.prepare(lr[None] * 2 - 1, (52, 59))[0].intensity()
+    a, b, c = strength.quantile(torch.tensor([0.2, 0.5, 0.8])).tolist()
+    tables = [Table({1: a, 3: b}), Table({2: c}), Table({1: 9.0}), Table({})]
+    for overlap in (False, True):
+        squares, rendered = outcome(model, lr, (52, 59), tables, overlap)
+        for i, table in enumerate(tables):
+            with torch.inference_mode():
+                args = model.decoder, *model.prepare(lr[None] * 2 - 1, (52, 59))
+                out, (stats,) = CMSR(Tables({9: [table]}), overlap=overlap).render(*args)
+                assert squares[i] == pytest.approx((out - Dense()(*args)).square().sum().item(), rel=1e-3, abs=1e-6)
+                assert rendered[i] == sum(stats.rendered)
 
 
 def test_measured_error_is_that_of_pictures(model):

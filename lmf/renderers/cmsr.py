@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from lmf.decoders.base import Decoder, Latent
-from lmf.grid import Grid
+from lmf.grid import Grid, Size
 from lmf.renderers.dense import Dense
 from lmf.renderers.levels import Level, enlarge, levels_of
-from lmf.renderers.tables import Table, TableError, Tables, mean_square
+from lmf.renderers.probe import Probe
+from lmf.renderers.tables import Table, TableError, Tables, mean_square, psnr
 
 
 @dataclass(frozen=True)
@@ -32,20 +33,26 @@ class Stats:
         rendered: pixels rendered at each of them.
         pixels: of the output.
         band: uint8 (h, w), for each latent the index in ``levels`` of its own level.
+        tried: pixels rendered beside those, to keep ``precision_db``.
+        precision_db: what was found then: PSNR against dense rendering, colours in [0, 1].
     """
 
     levels: tuple[float, ...]
     rendered: tuple[int, ...]
     pixels: int
     band: Tensor
+    tried: int = 0
+    precision_db: float | None = None
 
     @property
     def share(self) -> float:
         """Rendered pixels / output pixels."""
-        return sum(self.rendered) / self.pixels
+        return (sum(self.rendered) + self.tried) / self.pixels
 
 
 DENSE_SHARE = 0.85
+SEAMS = 2.0  # what differences are expected to grow by where latents of several levels meet; 1 to 2.6 on photographs
+SMALLEST = 65536  # output pixels; where there are fewer, finding out what precision takes costs as much as rendering
 
 
 class CMSR:
@@ -54,8 +61,9 @@ class CMSR:
     Args:
         tables: scale-to-modulation tables: `Tables`, a file, or its content as a mapping.
         mse_threshold: use the cheapest tables that keep this mean squared difference from dense rendering, in network
-            units [-1, 1].
-        precision_db: the same as a PSNR of colours in [0, 1].
+            units [-1, 1]. They keep it on average over pictures like those they were made from.
+        precision_db: keep this PSNR against dense rendering, colours in [0, 1], on each picture: the cheapest table
+            that does, which is tried at a sample of its pixels before and after (`Probe`), or dense rendering.
         budget: use, for each picture, the most precise table that renders at most this share of its pixels, or the
             cheapest there is. At most one of the three; none goes with a single table for each scale.
         overlap: render, at each level, also the pixels just beyond its latents, so that the enlargement does not mix
@@ -96,9 +104,10 @@ class CMSR:
         if tables is None:
             raise TableError("CMSR needs tables; python run.py task=calibrate ckpt_path=... makes them")
         self.tables = Tables.of(tables)
-        if precision_db is not None:
-            mse_threshold = mean_square(precision_db)
-        if mse_threshold is not None:
+        self.most = None if precision_db is None else mean_square(precision_db)
+        if self.most is not None:
+            self.tables.keeping(self.most)  # complains if none can be expected to
+        elif mse_threshold is not None:
             self.tables = self.tables.keeping(mse_threshold)
         elif budget is None and any(len(found) > 1 for found in self.tables.tables.values()):
             raise ValueError("the tables are for several thresholds; give mse_threshold, precision_db or budget")
@@ -120,20 +129,26 @@ class CMSR:
         out = torch.empty(len(cell), 3, *target.size, device=cell.device)
         stats = []
         for i, strength in enumerate(intensity(decoder, latent)):
-            levels = self.plan(strength, target)
-            self.paint(out[i], decoder, single(latent, i), cell[i : i + 1], levels, target)
-            stats.append(summarise(levels, target))
+            own = single(latent, i), target, cell[i : i + 1]
+            if self.most is not None and self.coarsens(target, latent.size) and math.prod(target.size) >= SMALLEST:
+                stats.append(self.keep(out[i], decoder, *own, strength, self.most))
+            else:
+                levels = self.plan(strength, target)
+                self.paint(out[i], decoder, *own, levels)
+                stats.append(summarise(levels, target))
         return out, stats
+
+    def coarsens(self, target: Grid, size: Size) -> bool:
+        """Whether the enlargement of ``size`` to ``target`` is one beyond ``above``."""
+        return math.prod(target.cells) > self.above**2 * math.prod(size) + 1e-6
 
     def plan(self, strength: Tensor, target: Grid) -> list[Level]:
         """What to render at which level, coarse to fine, for one image's intensity ``strength`` (h, w)."""
         size = (strength.shape[0], strength.shape[1])
-        # Rounded: with padded images the cells, and so the scale, are fractions.
-        scale = round(max(cells / n for cells, n in zip(target.cells, size, strict=True)), 6)
-        if math.prod(target.cells) <= self.above**2 * math.prod(size) + 1e-6:
+        scale = scale_of(target, size)
+        if not self.coarsens(target, size) or self.most is not None:
             return levels_of(Table({}), scale, strength, target)
-        tables, pixels = self.tables.at(scale), math.prod(target.size)
-        most = math.inf if self.budget is None else self.budget * pixels
+        tables, most = self.tables.at(scale), math.inf if self.budget is None else self.budget * math.prod(target.size)
 
         def levels(table: Table) -> list[Level]:
             return levels_of(table, scale, strength, target, self.overlap)
@@ -141,13 +156,39 @@ class CMSR:
         # They go from precise to cheap.
         first = bisect_left(tables, True, hi=len(tables) - 1, key=lambda table: cost(levels(table)) <= most)
         found = levels(tables[first])
-        # Beyond that dense rendering is as fast; the authors render in levels all the same.
-        if self.overlap and DENSE_SHARE * pixels < cost(found) and pixels <= most:
-            return levels(Table({}))
-        return found
+        return found if math.prod(target.size) > most else self.unless_dense(found, target)
+
+    def unless_dense(self, levels: list[Level], target: Grid) -> list[Level]:
+        """``levels``, or dense rendering where that is as fast; the authors render in levels all the same."""
+        if not self.overlap or cost(levels) <= DENSE_SHARE * math.prod(target.size):
+            return levels
+        everything = torch.ones_like(levels[0].inside)
+        return [Level(scale_of(target, (everything.shape[0], everything.shape[1])), target, everything)]
+
+    def keep(
+        self, out: Tensor, decoder: Decoder, latent: Latent, target: Grid, cell: Tensor, strength: Tensor, most: float
+    ) -> Stats:
+        """Fills ``out`` as cheaply as keeps a mean squared difference of ``most`` from dense rendering."""
+        scale = scale_of(target, latent.size)
+        tables = self.tables.at(scale)
+        probe = Probe(decoder, latent, target, cell, strength, scale, {x for table in tables for x in table.bounds})
+        tried, factor = probe.queries, SEAMS
+        for table in [*reversed(tables), Table({})]:
+            expected = probe.expected(table)
+            if not probe.keeps(factor * expected, most):
+                continue
+            levels = self.unless_dense(levels_of(table, scale, strength, target, self.overlap), target)
+            self.paint(out, decoder, latent, target, cell, levels)
+            squares = probe.measured(out)
+            if probe.keeps(squares, most) or levels[0].scale == scale:
+                break
+            tried += cost(levels)
+            factor = max(factor, (squares.mean() / expected.mean()).item())
+        found = psnr(max(squares.mean().item(), 4e-10))
+        return replace(summarise(levels, target), tried=tried, precision_db=found)
 
     def paint(
-        self, out: Tensor, decoder: Decoder, latent: Latent, cell: Tensor, levels: list[Level], target: Grid
+        self, out: Tensor, decoder: Decoder, latent: Latent, target: Grid, cell: Tensor, levels: list[Level]
     ) -> None:
         """Fills ``out`` (3, rows, cols) coarse to fine: enlarge what there is, then render what asks for more."""
         assert latent.image is not None
@@ -164,6 +205,11 @@ class CMSR:
             decoder.paint(canvas, level.marked, latent, level.grid, own, self.dense.queries)
         if at != target:
             enlarge(canvas, at, target, out)
+
+
+def scale_of(target: Grid, size: Size) -> float:
+    """Of the enlargement of ``size``. Rounded: with padded images the cells, and so the scale, are fractions."""
+    return round(max(cells / n for cells, n in zip(target.cells, size, strict=True)), 6)
 
 
 def cost(levels: list[Level]) -> int:

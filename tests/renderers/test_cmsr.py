@@ -13,6 +13,7 @@ from lmf.grid import Grid
 from lmf.model import SRModel
 from lmf.renderers import CMSR, Dense
 from lmf.renderers.levels import Level
+from lmf.renderers.probe import Probe
 from lmf.renderers.tables import Table, TableError, Tables
 from tests import golden
 
@@ -249,7 +250,7 @@ def test_refuses(options, message):
     assert "\n" not in str(error.value)
 
 
-def test_dials_pick_the_cheapest_table_that_keeps_the_promise():
+def test_threshold_picks_the_cheapest_table_that_keeps_it():
     rows = [Table({1: 0.1}, 1e-6), Table({1: 0.2}, 2e-5), Table({1: 0.3}, 4e-5), Table({1: 0.4}, 1e-4)]
     tables = Tables({6: rows, 12: rows})
 
@@ -258,5 +259,62 @@ def test_dials_pick_the_cheapest_table_that_keeps_the_promise():
 
     assert bound(mse_threshold=2e-5) == 0.2
     assert bound(mse_threshold=3.9e-5) == 0.2
-    assert bound(precision_db=50) == 0.3  # 4e-5
-    assert bound(precision_db=20) == 0.4
+    assert bound(mse_threshold=1) == 0.4
+
+
+@pytest.fixture(scope="module")
+def several():
+    """A model, pictures of which one is half as rich in contrast, their dense rendering, and tables at ten bounds."""
+    model, lr = tiny(skip="bilinear"), torch.cat([picture(1, 3, 18, 22), 0.5 * picture(1, 3, 18, 22, seed=2)])
+    model.decoder.imnet.layers[-1].weight.data *= 0.1
+    bounds = quantiles(model, lr, *(i / 10 for i in range(1, 11)))
+    rows = [Table({1: 0.0, 4: bound}, 1e-5 * (i + 1)) for i, bound in enumerate(bounds)]
+    size = (18 * 15, 22 * 15)
+    return model, lr, size, render(model, lr, size, Dense()), Tables({15: rows}, overlap=True)
+
+
+def test_precision_is_kept_on_each_picture(several):
+    model, lr, size, dense, tables = several
+    worst, last = (render(model, lr, size, CMSR(Tables({15: [tables.tables[15][i]]}, overlap=True))) for i in (-1, 4))
+    low, high = (10 * math.log10(4 / (x - dense)[0].square().mean().item()) for x in (worst, last))
+    shares = []
+    for asked in torch.linspace(low - 1, high - 1, 4).tolist():
+        out, stats = render(model, lr, size, CMSR(tables, precision_db=asked).render)
+        kept = [10 * math.log10(4 / max(x, 4e-10)) for x in (out - dense).square().mean(dim=(1, 2, 3)).tolist()]
+        assert min(kept) >= asked
+        assert [s.precision_db for s in stats] == pytest.approx(kept, abs=1.5)
+        assert all(s.share == (sum(s.rendered) + s.tried) / s.pixels for s in stats)
+        shares.append(stats[0].share)
+    assert shares == sorted(shares)
+    assert shares[0] < 0.7 < shares[-1]
+
+
+def test_precision_out_of_the_tables_reach_is_kept_by_dense_rendering(several):
+    """Their thresholds say that they keep it, but not on this picture."""
+    model, lr, size, dense, _ = several
+    many = Tables({15: [Table({1: 1.0}, 1e-9)]}, overlap=True)
+    out, stats = render(model, lr, size, CMSR(many, precision_db=90).render)
+    torch.testing.assert_close(out, dense, atol=1e-6, rtol=0)
+    assert [s.levels for s in stats] == [(15,), (15,)]
+    assert all(1 < s.share < 1.5 for s in stats)
+
+
+def test_the_sample_says_what_whole_pictures_would(several):
+    model, lr, size, dense, _ = several
+    with torch.inference_mode():
+        latent, target, cell = model.prepare(lr[:1], size)
+        strength = latent.intensity()[0]
+        probe = Probe(model.decoder, latent, target, cell, strength, 15, [1, 2.5, 6, 15, 24])
+        assert sorted(probe.squares) == [1, 2.5, 6]
+        assert len(probe.index.unique()) == probe.count
+        for level, squares in probe.squares.items():
+            at = Grid.of(math.floor(18 * level), math.floor(22 * level))
+            own = model.decoder.cell(at, (18, 22), 1, lr.device)
+            coarse = F.interpolate(Dense()(model.decoder, latent, at, own), size, mode="bilinear", align_corners=False)
+            expected = (coarse - dense[:1]).square().mean(dim=1).flatten()[probe.index]
+            torch.testing.assert_close(squares, expected, atol=1e-6, rtol=1e-3)
+        middle = strength.median().item()
+        owner = F.interpolate(strength[None, None], size, mode="nearest-exact").flatten()[probe.index]
+        mixed = torch.where(owner < middle, probe.squares[1], probe.squares[2.5])
+        assert torch.equal(probe.expected(Table({1: middle, 2.5: 1.0})), mixed)
+        assert probe.measured(dense[0]).max() < 1e-10
