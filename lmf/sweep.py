@@ -45,6 +45,7 @@ FIGURES = (
     "decoder_s",
     "dense_psnr",
     "psnr_vs_dense",
+    "least_psnr_vs_dense",
     "rendered_share",
     "render_s",
     "dense_render_s",

@@ -13,12 +13,15 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from lmf import image as pictures
 from lmf import stream
 from lmf.cost import device_of, process_peak
-from lmf.grid import Size
+from lmf.decoders.base import Decoder, Latent
+from lmf.grid import Grid, Size
 from lmf.model import SRModel, evaluating, target_size
+from lmf.renderers import CMSR, Renderer, Stats
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +105,9 @@ def run(
     Pictures go to their files in bands as they are rendered (`lmf.stream`), and appear when they are complete.
     """
     failed = 0
+    seen: list[Stats] = []
+    if isinstance(model.renderer, CMSR):
+        model.renderer = watching(model.renderer, seen)
     wanted = (size[0], size[1]) if size else None
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     progress = Progress(*columns, transient=True, disable=not Console().is_terminal)
@@ -121,10 +127,28 @@ def run(
                 failed += 1
                 log.error(f"{source}: {error}")
             else:
-                log.info(f"{source} {picture.shape[1]}x{picture.shape[0]} -> {destination} {w}x{h}")
+                found = described(seen.pop()) if seen else ""
+                log.info(f"{source} {picture.shape[1]}x{picture.shape[0]} -> {destination} {w}x{h}{found}")
     if peak := process_peak():
         log.info(f"peak memory {peak / 2**30:.2f} GiB")
     return failed
+
+
+def watching(renderer: CMSR, seen: list[Stats]) -> Renderer:
+    """``renderer``, which puts into ``seen`` what it rendered of the last picture."""
+
+    def render(decoder: Decoder, latent: Latent, target: Grid, cell: Tensor) -> Tensor:
+        picture, seen[:] = renderer.render(decoder, latent, target, cell)
+        return picture
+
+    return render
+
+
+def described(stats: Stats) -> str:
+    found = f", {stats.share:.0%} of the pixels rendered"
+    return (
+        found if stats.precision_db is None else f"{found}, {stats.precision_db:.1f} dB from dense rendering (sampled)"
+    )
 
 
 def enlarged(model: SRModel, picture: np.ndarray, size: Size, tile: int) -> Iterator[np.ndarray]:

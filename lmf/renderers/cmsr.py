@@ -7,6 +7,7 @@ several output pixels, and enlarged bilinearly. A table says which intensities m
 from __future__ import annotations
 
 import math
+import warnings
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -51,6 +52,7 @@ class Stats:
 
 
 DENSE_SHARE = 0.85
+BEYOND = "enlarging beyond x{:g}, the largest scale of the tables: their mse_threshold is not known to be kept there"
 SEAMS = 2.0  # what differences are expected to grow by where latents of several levels meet; 1 to 2.6 on photographs
 SMALLEST = 65536  # output pixels; where there are fewer, finding out what precision takes costs as much as rendering
 
@@ -111,6 +113,7 @@ class CMSR:
             self.tables = self.tables.keeping(mse_threshold)
         elif budget is None and any(len(found) > 1 for found in self.tables.tables.values()):
             raise ValueError("the tables are for several thresholds; give mse_threshold, precision_db or budget")
+        self.known = max(self.tables.tables) if mse_threshold is not None else None  # scales to which that is known
         self.budget = budget
         self.overlap = self.tables.overlap if overlap is None else overlap
         self.above = above
@@ -148,6 +151,8 @@ class CMSR:
         scale = scale_of(target, size)
         if not self.coarsens(target, size) or self.most is not None:
             return levels_of(Table({}), scale, strength, target)
+        if self.known is not None and scale > self.known:
+            warnings.warn(BEYOND.format(self.known), stacklevel=2)
         tables, most = self.tables.at(scale), math.inf if self.budget is None else self.budget * math.prod(target.size)
 
         def levels(table: Table) -> list[Level]:

@@ -1,5 +1,6 @@
 import json
 import math
+import warnings
 
 import pytest
 import torch
@@ -262,6 +263,17 @@ def test_threshold_picks_the_cheapest_table_that_keeps_it():
     assert bound(mse_threshold=1) == 0.4
 
 
+def test_beyond_the_tables_a_threshold_is_not_promised():
+    model, lr = tiny(), picture(1, 3, 6, 5)
+    tables = Tables({6: [Table({1: 0.1}, 1e-5)]})
+    with pytest.warns(UserWarning, match="beyond x6, the largest scale of the tables"):
+        render(model, lr, (48, 40), CMSR(tables, mse_threshold=1e-5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        render(model, lr, (36, 30), CMSR(tables, mse_threshold=1e-5))
+        render(model, lr, (48, 40), CMSR(tables))
+
+
 @pytest.fixture(scope="module")
 def several():
     """A model, pictures of which one is half as rich in contrast, their dense rendering, and tables at ten bounds."""
@@ -273,16 +285,28 @@ def several():
     return model, lr, size, render(model, lr, size, Dense()), Tables({15: rows}, overlap=True)
 
 
+def db(mean_square):
+    return 10 * math.log10(4 / max(mean_square, 4e-10))
+
+
+def sample(model, lr, size):
+    """Which pixels are looked at."""
+    with torch.inference_mode():
+        latent, target, cell = model.prepare(lr[:1], size)
+        return Probe(model.decoder, latent, target, cell, latent.intensity()[0], 15, []).index
+
+
 def test_precision_is_kept_on_each_picture(several):
     model, lr, size, dense, tables = several
     worst, last = (render(model, lr, size, CMSR(Tables({15: [tables.tables[15][i]]}, overlap=True))) for i in (-1, 4))
-    low, high = (10 * math.log10(4 / (x - dense)[0].square().mean().item()) for x in (worst, last))
+    low, high = (db((x - dense)[0].square().mean().item()) for x in (worst, last))
     shares = []
     for asked in torch.linspace(low - 1, high - 1, 4).tolist():
         out, stats = render(model, lr, size, CMSR(tables, precision_db=asked).render)
-        kept = [10 * math.log10(4 / max(x, 4e-10)) for x in (out - dense).square().mean(dim=(1, 2, 3)).tolist()]
+        kept = [db(x) for x in (out - dense).square().mean(dim=(1, 2, 3)).tolist()]
         assert min(kept) >= asked
-        assert [s.precision_db for s in stats] == pytest.approx(kept, abs=1.5)
+        sampled = (out - dense).flatten(2)[..., sample(model, lr, size)].square().mean(dim=(1, 2)).tolist()
+        assert [s.precision_db for s in stats] == pytest.approx([db(x) for x in sampled], abs=0.01)
         assert all(s.share == (sum(s.rendered) + s.tried) / s.pixels for s in stats)
         shares.append(stats[0].share)
     assert shares == sorted(shares)
