@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -94,6 +95,8 @@ def job(output: Path) -> Iterator[None]:
     if "LOCAL_RANK" in os.environ:  # we are such a rank, or an external launcher started every rank
         yield
         return
+    if multiprocessing.get_start_method(allow_none=True) == "loky":
+        multiprocessing.set_start_method(None, force=True)  # joblib's own way is for its processes, not data loaders
     argv = sys.argv
     hydra = HydraConfig.get()
     os.environ[RUN_DIR] = str(output.absolute())

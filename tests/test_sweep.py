@@ -118,7 +118,7 @@ def test_jobs_in_parallel(ready, launcher):
     plugin = "hydra_plugins.hydra_" + launcher.split("_")[0] + "_launcher"
     pytest.importorskip(plugin)
     done, path, rows = multirun(ready, "sweep=cmsr", f"launcher={launcher}", "renderer.mse_threshold=1e-5,1e-4",
-                                "scale=6", f"+data.val_limit={len(launcher)}")  # fmt: skip
+                                "scale=6", "data.workers=1", f"+data.val_limit={len(launcher)}")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert [r["job"] for r in rows] == ["0", "1"]
     assert all(0 < float(r["rendered_share"]) <= 1.1 for r in rows)
