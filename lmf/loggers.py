@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,12 @@ def wandb_logger(
             wandb.teardown()
             logger = make("offline")
     return logger
+
+
+def finish(failed: bool) -> None:
+    """Ends the W&B run of this process, if there is one; otherwise the next job of a multirun would add to it."""
+    if wandb := sys.modules.get("wandb"):
+        wandb.finish(exit_code=int(failed))
 
 
 def run_id(folder: Path) -> str:

@@ -16,7 +16,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from lmf import runs, sweep
+from lmf import loggers, runs, sweep
 from lmf.checkpoint import one_line
 
 log = logging.getLogger(__name__)
@@ -37,12 +37,14 @@ def run(config: DictConfig) -> None:
     if sweep.finished(config):
         log.info(f"finished before; to run it again, delete {config.paths.output}")
         return
+    failed = True
     try:
         with runs.job(Path(config.paths.output)):
             random.seed(config.seed)
             np.random.seed(config.seed)
             torch.manual_seed(config.seed)
             get_method(config.task.run)(config)
+        failed = False
     except USER_ERRORS as error:
         if HydraConfig.get().verbose:
             raise
@@ -51,6 +53,8 @@ def run(config: DictConfig) -> None:
             raise JobError(message) from error
         log.error(message)
         sys.exit(1)
+    finally:
+        loggers.finish(failed)
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -54,7 +54,13 @@ class Results:
             table.add_column(name.replace("_", " "), justify="left" if name == "set" else "right")
         for row in self.rows:
             table.add_row(*[format_value(name, row[name]) if name in row else "" for name in names])
-        Console().print(table)
+        console().print(table)
+
+
+def console() -> Console:
+    """The terminal; where output goes to a file instead, as wide as any table."""
+    found = Console()
+    return found if found.is_terminal else Console(width=250)
 
 
 def format_value(name: str, value: Any) -> str:

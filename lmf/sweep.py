@@ -24,11 +24,10 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.table import Table
 
 from lmf.renderers import tables
-from lmf.report import format_value, write_text
+from lmf.report import console, format_value, write_text
 from lmf.runs import SWEEP_DIR
 from lmf.tasks.common import checkpoint_file
 
@@ -189,7 +188,7 @@ def show(folder: Path) -> None:
         table.add_column(name.replace("_", " ").replace(".", ". "))  # so that headings can wrap
     for row in rows:
         table.add_row(*(format_value(name, row[name]) if name in row else "" for name in names))
-    Console().print(table)
+    console().print(table)
     for row in rows:
         if row["error"]:
             log.error(f"job {row['job']} failed: {row['error']}")

@@ -82,3 +82,10 @@ def test_enlarging_says_what_was_rendered(compose, run, tmp_path, caplog):
     assert re.search(
         r"% of the pixels rendered, [\d.]+ dB from dense rendering \(sampled\)$", caplog.text, re.MULTILINE
     )
+
+
+def test_every_job_has_its_own_wandb_run(compose, run, tmp_path):
+    pytest.importorskip("wandb")
+    for name in ("one", "two"):
+        results(compose, run, tmp_path / name, "logger.wandb.mode=offline")
+        assert len(list((tmp_path / name / "wandb").glob("offline-run-*/*.wandb"))) == 1
