@@ -5,8 +5,11 @@ from __future__ import annotations
 import glob
 import logging
 import math
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +105,8 @@ def run(
 ) -> int:
     """Enlarges each (input, output) of ``jobs``; names what failed and goes on. Returns how many failed.
 
-    Pictures go to their files in bands as they are rendered (`lmf.stream`), and appear when they are complete.
+    Pictures go to their files in bands as they are rendered (`lmf.stream`), and appear when they are complete. SIGTERM
+    exits, as Ctrl-C does, and leaves no half of one behind.
     """
     failed = 0
     seen: list[Stats] = []
@@ -111,7 +115,7 @@ def run(
     wanted = (size[0], size[1]) if size else None
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     progress = Progress(*columns, transient=True, disable=not Console().is_terminal)
-    with progress, torch.inference_mode(), evaluating(model), autocast():
+    with terminable(), progress, torch.inference_mode(), evaluating(model), autocast():
         bar = progress.add_task("enlarging", total=len(jobs))
         for done, (source, destination) in enumerate(jobs):
             progress.update(bar, description=source.name, completed=done)
@@ -149,6 +153,19 @@ def described(stats: Stats) -> str:
     return (
         found if stats.precision_db is None else f"{found}, {stats.precision_db:.1f} dB from dense rendering (sampled)"
     )
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within the block SIGTERM raises SystemExit, so that what cleans up gets to, instead of ending the process."""
+    if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def enlarged(model: SRModel, picture: np.ndarray, size: Size, tile: int) -> Iterator[np.ndarray]:

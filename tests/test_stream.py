@@ -1,6 +1,7 @@
 """Pictures made in tiles, strips and bands are the pictures made whole."""
 
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -186,6 +187,26 @@ def test_failure_in_the_middle_leaves_nothing(tmp_path, suffix):
     with pytest.raises(image.ImageError, match="No space left"):
         image.write_bands(tmp_path / f"a{suffix}", bands(), (8, 6, 3), np.uint8)
     assert not os.listdir(tmp_path)
+
+
+def test_a_terminated_enlargement_leaves_nothing(tmp_path, monkeypatch):
+    image.write(tmp_path / "in.png", np.zeros((30, 20, 3), np.uint8))
+    whole, seen = stream.bands, []
+
+    def interrupted(*args):
+        for band in whole(*args):
+            yield band
+            seen.append(os.listdir(tmp_path / "out"))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(stream, "bands", interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as exit:
+        upscale.run(build(), [(tmp_path / "in.png", tmp_path / "out" / "out.png")], scale=2)
+    assert exit.value.code == 128 + signal.SIGTERM
+    assert len(seen) == len(seen[0]) == 1  # a file was being written, and that was the end of it
+    assert os.listdir(tmp_path / "out") == []
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
