@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
@@ -56,7 +57,7 @@ class Row:
         encoder_bytes, latent_bytes, render_bytes: of each stage's input, weights and result in float32, which must at
             least move between it and memory.
         gflops: 10^9 FLOPs (two to a MAC) a second, in all and while rendering.
-        roof_gflops: what the machine does in a large matrix product.
+        roof_gflops: what the machine does in a large matrix product or convolution, whichever is faster.
         roof_gbs: 10^9 bytes a second read and written by a large copy.
         floor_s: the least time that ``roof_gflops`` and ``roof_gbs`` allow for the MACs and bytes of each stage.
         peak_bytes: memory that the case needs, see `lmf.cost.Latency`.
@@ -172,9 +173,10 @@ def measure(
         if n and spent[i] >= budget:
             continue
         start = time.perf_counter()
-        with cost.peak_memory(device) as peak:
+        # Measuring memory gives what is free back to the system, and getting it again takes time.
+        with cost.peak_memory(device) if n == 0 else nullcontext() as peak:
             taken = once(models[case.model], case, device, autocast)
-        if n == 0:
+        if peak:
             rows[i].peak_bytes, rows[i].process_bytes = peak(), cost.process_peak()
         spent[i] += time.perf_counter() - start
         if n or spent[i] >= budget:
@@ -198,9 +200,13 @@ def once(model: SRModel, case: Case, device: torch.device, autocast: Autocast) -
 
 
 def roof(device: torch.device) -> tuple[float, float]:
-    """What the machine can do now: FLOPs a second in a large matrix product, bytes a second in a large copy."""
-    n, length = (8192, 1 << 28) if device.type == "cuda" else (1536, 1 << 25)
+    """What the machine can do now: FLOPs a second in a large matrix product or convolution, whichever is faster (they
+    come from different libraries), and bytes a second in a large copy."""
+    n, side, length = (8192, 512, 1 << 28) if device.type == "cuda" else (1536, 96, 1 << 25)
     a, b = torch.rand(2, n, n, device=device)
+    c = 256
+    maps = torch.rand(1, c, side, side, device=device).contiguous(memory_format=torch.channels_last)
+    weight = torch.rand(c, c, 3, 3, device=device)
     source, target = torch.rand(2, length, device=device)
 
     def seconds(work: Callable[[], Tensor]) -> float:
@@ -213,7 +219,9 @@ def roof(device: torch.device) -> tuple[float, float]:
             taken.append(time.perf_counter() - start)
         return min(taken)
 
-    return 2 * n**3 / seconds(lambda: a @ b), 2 * source.nbytes / seconds(lambda: target.copy_(source))
+    product = 2 * n**3 / seconds(lambda: a @ b)
+    convolution = 2 * 9 * c**2 * side**2 / seconds(lambda: F.conv2d(maps, weight, padding=1))
+    return max(product, convolution), 2 * source.nbytes / seconds(lambda: target.copy_(source))
 
 
 def floors(row: Row, flops: float, bandwidth: float) -> list[float]:

@@ -79,7 +79,7 @@ def roofline(rows: Sequence[Row]) -> Figure:
         ax.plot([], [], "-", color=colour, label=model if backend == "torch" else f"{model} ({backend})")
     for stage, marker in MARKERS.items():
         ax.plot([], [], marker, color="grey", label=stage)
-    titled(ax, f"measured: {peak:.0f} GFLOP/s (matrix product), {bandwidth:.0f} GB/s (copy)", "GFLOP/s")
+    titled(ax, f"measured: {peak:.0f} GFLOP/s (matrix product or convolution), {bandwidth:.0f} GB/s (copy)", "GFLOP/s")
     ax.set_xlabel("FLOPs per byte that must move")
     ax.legend(fontsize="small")
     return figure

@@ -52,9 +52,8 @@ class LMLIIF(LMFDecoder):
         # A linear layer over 3 x 3 neighbourhoods is a convolution; the cell is one vector per image.
         c = 9 * self.in_channels
         x = F.conv2d(feat, first.weight[:, :c].unflatten(1, (-1, 3, 3)), padding=1)  # (B, n, h, w)
-        x = (
-            x.permute(0, 2, 3, 1)
-            + F.linear(grid.relative_cell(cell, (h, w)), first.weight[:, c:], first.bias)[:, None, None]
+        x = x.permute(0, 2, 3, 1).add_(
+            F.linear(grid.relative_cell(cell, (h, w)), first.weight[:, c:], first.bias)[:, None, None]
         )
         for layer in rest:
             x = layer(x)  # (B, h, w, n)

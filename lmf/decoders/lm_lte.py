@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lmf import grid
 from lmf.decoders.base import MLP, Skip
-from lmf.decoders.lte import by_axis, channels_last, fourier
+from lmf.decoders.lte import estimate, fourier
 from lmf.decoders.modulation import LMFDecoder, ModulatedLatent, ModulatedMLP
 
 
@@ -57,7 +57,7 @@ class LMLTE(LMFDecoder):
 
     def latent(self, feat: Tensor, image: Tensor, cell: Tensor) -> ModulatedLatent:
         h, w = feat.shape[-2:]
-        waves = channels_last(self.coef(feat), by_axis(self.freq(feat)))  # (B, h, w, 2 N)
+        waves = estimate(feat, self.coef, self.freq)  # (B, h, w, 2 N)
         phase = self.phase(grid.relative_cell(cell, (h, w)))[:, None, None]  # (B, 1, 1, N / 2)
         # The latent as a whole, not a place in it: y and x frequencies count alike.
         x = self.hypernet(fourier(waves, waves.new_ones(2), phase))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmf import grid
@@ -55,7 +56,7 @@ class LTE(Decoder):
         return FourierLatent((h, w), image, self.waves(feat))
 
     def waves(self, feat: Tensor) -> Tensor:
-        return channels_last(self.coef(feat), by_axis(self.freq(feat)))
+        return estimate(feat, self.coef, self.freq)
 
     def decode(self, latent: FourierLatent, coord: Tensor, cell: Tensor) -> Tensor:
         phase = self.phase(grid.relative_cell(cell, latent.size))[:, None]  # (B, 1, N / 2)
@@ -73,17 +74,25 @@ class LTEPlus(LTE):
     """
 
     def waves(self, feat: Tensor) -> Tensor:
-        return channels_last(self.coef(feat), self.freq(feat))
+        return estimate(feat, self.coef, self.freq, pairs=False)
 
 
-def by_axis(freq: Tensor) -> Tensor:
-    """(y, x) pairs of channels (B, N, h, w) reordered to all y, then all x."""
-    return freq.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
+def estimate(feat: Tensor, coef: nn.Conv2d, freq: nn.Conv2d, pairs: bool = True) -> Tensor:
+    """What both 3 x 3 convolutions make of ``feat`` (B, C, h, w), as `FourierLatent` holds it: (B, h, w, 2 N).
 
+    They run as one, whose weights, not whose results, are put in order; the result is contiguous.
 
-def channels_last(*maps: Tensor) -> Tensor:
-    """Maps (B, C_i, h, w) concatenated to (B, h, w, sum C_i), contiguous: a latent's numbers lie together."""
-    return torch.cat([m.permute(0, 2, 3, 1) for m in maps], dim=-1)
+    Args:
+        pairs: ``freq`` lists frequencies as (y, x) pairs, not all y before all x.
+    """
+
+    def ordered(t: Tensor) -> Tensor:
+        return t.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1) if pairs else t
+
+    assert coef.bias is not None
+    assert freq.bias is not None
+    weight, bias = (torch.cat([a, ordered(b)]) for a, b in ((coef.weight, freq.weight), (coef.bias, freq.bias)))
+    return F.conv2d(feat, weight, bias, padding=1).permute(0, 2, 3, 1).contiguous()
 
 
 def fourier(waves: Tensor, rel: Tensor, phase: Tensor) -> Tensor:

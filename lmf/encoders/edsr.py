@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from lmf.encoders.base import Encoder
@@ -30,7 +29,7 @@ class EDSR(Encoder):
         x = head
         for block in self.blocks:
             x = block(x)
-        return self.tail(x) + head
+        return self.tail(x).add_(head)
 
 
 class ResidualBlock(nn.Module):
@@ -41,4 +40,7 @@ class ResidualBlock(nn.Module):
         self.res_scale = res_scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.add(x, self.conv2(self.conv1(x).relu()), alpha=self.res_scale)
+        y = self.conv2(self.conv1(x).relu_())  # in place: large maps cost more to allocate than to add
+        if self.res_scale != 1:
+            y = y * self.res_scale
+        return y.add_(x)

@@ -41,7 +41,7 @@ void points(const Problem& p, const T* coord, int64_t queries, T* rgb) {
                 int64_t at[PIXELS];
                 for (int i = 0; i < count; i++) at[i] = q + i;
                 place_points(tile, coord, queries, at, count);
-                tile.template forward<false>();
+                tile.template forward<false, false>();
                 for (int i = 0; i < count; i++) std::copy(tile.rgb[i], tile.rgb[i] + 3, rgb + 3 * (q + i));
             }
     }
@@ -73,7 +73,7 @@ void points_backward(const Problem& p, const T* coord, int64_t queries, const T*
                     for (int j = 0; j < count; j++)
                         for (int c = 0; c < 3; c++) g[j][c] = grad[3 * order[q + j] + c];
                     place_points(tile, coord, queries, &order[q], count);
-                    tile.template forward<true>();
+                    tile.template forward<true, false>();
                     tile.backward(g);
                 }
             }
@@ -94,40 +94,60 @@ struct Sample {  // bilinear sampling on one axis, border repeated
 };
 
 // rgb (batch, 3, H, W) at the crossings of y (H) and x (W), plus image (batch, 3, size) sampled there unless null.
+// A few rows at a time, and these tile by tile: what one reads of the latents the next finds in cache.
 template <class T, int D>
 void grid(const Problem& p, const T* y, int64_t H, const T* x, int64_t W, const T* image, const int64_t* size, T* rgb) {
-    std::vector<Offsets<T>> column;
+    constexpr int64_t BAND = 4;
+    if (!W) return;
+    const int64_t bands = (H + BAND - 1) / BAND;
+    Columns<T> columns;
     std::vector<Sample<T>> sample;
     const Renderer<T, D> any(p, false, 0);
-    for (int64_t j = 0; j < W; j++) {
-        column.push_back(any.column(locate(x[j], p.width)));
-        if (image) sample.emplace_back(x[j], size[1]);
+    for (int64_t j = 0; j < W + PIXELS - 1; j++) {
+        const Offsets<T> column = any.column(locate(x[std::min(j, W - 1)], p.width));
+        for (int side = 0; side < 2; side++) {
+            columns.modulation[side].push_back(column.modulation[side]);
+            columns.code[side].push_back(column.code[side]);
+            columns.rel[side].push_back(column.rel[side]);
+        }
     }
+    // The first tile ends where the left border does, so that at x8 and x16 all others have shared neighbours.
+    int64_t start = std::min<int64_t>(PIXELS, W);
+    while (start > 1 && columns.modulation[1][start - 1] != columns.modulation[1][0]) start--;
+    for (int64_t j = 0; image && j < W; j++) sample.emplace_back(x[j], size[1]);
 #pragma omp parallel num_threads(p.threads)
     {
         Renderer<T, D> tile(p, false, 0);
         std::vector<T> between(image ? size[1] : 0);
 #pragma omp for schedule(dynamic)
-        for (int64_t row = 0; row < p.batch * H; row++) {
-            const int64_t b = row / H, i = row % H;
-            const Offsets<T> here = tile.row(b, locate(y[i], p.height));
-            T* line = rgb + (b * 3 * H + i) * W;
-            for (int64_t j = 0; j < W; j += PIXELS) {
-                const int count = int(std::min<int64_t>(PIXELS, W - j));
-                for (int k = 0; k < PIXELS; k++) tile.place(k, b, here, column[j + (k < count ? k : 0)]);
-                tile.template forward<false>();
-                for (int c = 0; c < 3; c++)
-                    for (int k = 0; k < count; k++) line[c * H * W + j + k] = tile.rgb[k][c];
+        for (int64_t job = 0; job < p.batch * bands; job++) {
+            const int64_t b = job / bands, top = job % bands * BAND, rows = std::min(BAND, H - top);
+            T* corner = rgb + (b * 3 * H + top) * W;
+            Offsets<T> row[BAND];
+            for (int64_t i = 0; i < rows; i++) row[i] = tile.row(b, locate(y[top + i], p.height));
+            for (int64_t j = 0, next; j < W; j = next) {
+                next = j ? std::min(j + PIXELS, W) : start;
+                const int count = int(next - j);
+                for (int64_t i = 0; i < rows; i++) {
+                    if (tile.place_row(b, row[i], columns, j))
+                        tile.template forward<false, true>();
+                    else
+                        tile.template forward<false, false>();
+                    for (int c = 0; c < 3; c++)
+                        for (int k = 0; k < count; k++) corner[(c * H + i) * W + j + k] = tile.rgb[k][c];
+                }
             }
-            if (!image) continue;
-            const Sample<T> v(y[i], size[0]);
-            for (int c = 0; c < 3; c++) {
-                const T* plane = image + (b * 3 + c) * size[0] * size[1];
-                const T *above = plane + v.index[0] * size[1], *below = plane + v.index[1] * size[1];
-                for (int64_t j = 0; j < size[1]; j++) between[j] = above[j] + v.weight * (below[j] - above[j]);
-                for (int64_t j = 0; j < W; j++) {
-                    const T left = between[sample[j].index[0]];
-                    line[c * H * W + j] += left + sample[j].weight * (between[sample[j].index[1]] - left);
+            for (int64_t i = 0; image && i < rows; i++) {
+                const Sample<T> v(y[top + i], size[0]);
+                for (int c = 0; c < 3; c++) {
+                    const T* plane = image + (b * 3 + c) * size[0] * size[1];
+                    const T *above = plane + v.index[0] * size[1], *below = plane + v.index[1] * size[1];
+                    T* line = corner + (c * H + i) * W;
+                    for (int64_t j = 0; j < size[1]; j++) between[j] = above[j] + v.weight * (below[j] - above[j]);
+                    for (int64_t j = 0; j < W; j++) {
+                        const T left = between[sample[j].index[0]];
+                        line[j] += left + sample[j].weight * (between[sample[j].index[1]] - left);
+                    }
                 }
             }
         }

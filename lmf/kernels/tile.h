@@ -33,7 +33,13 @@ struct Offsets {  // of a place's two latents, counted in elements
     T rel[2];
 };
 
-constexpr int PIXELS = 4, ROWS = 4 * PIXELS;
+constexpr int PIXELS = 8, ROWS = 4 * PIXELS;  // row m * PIXELS + i is neighbour m of pixel i
+
+template <class T>
+struct Columns {  // the offsets of many places side by side, the last repeated to fill a tile
+    std::vector<int64_t> modulation[2], code[2];
+    std::vector<T> rel[2];
+};
 
 template <class T, int D>
 struct Renderer {
@@ -50,8 +56,9 @@ struct Renderer {
     const T *first, *hidden, *out, *bias, *out_bias;
     T* grads;
     // A tile of pixels: where its rows read, and everything computed on the way.
-    int64_t image[PIXELS], latent[ROWS], modulation[ROWS], coding[ROWS];
-    T rel[ROWS][2], weight[ROWS];
+    int64_t image[PIXELS], latent[ROWS];
+    const T *modulation[ROWS], *code[ROWS];
+    alignas(64) T rel[2][ROWS], weight[ROWS];
     alignas(64) T blend[PIXELS][D], rgb[PIXELS][4];  // r, g, b, nothing
     std::vector<T> input, x, y, dx, dy;  // (ROWS, M), (L, ROWS, D) twice, (ROWS, max(M, D)), (ROWS, D)
 
@@ -93,34 +100,55 @@ struct Renderer {
         T area[4];
         image[pixel] = number;
         LMF_UNROLL for (int m = 0; m < 4; m++) {
-            const int r = 4 * pixel + m;
+            const int r = m * PIXELS + pixel;
             latent[r] = v.latent[m / 2] + u.latent[m % 2];
-            modulation[r] = v.modulation[m / 2] + u.modulation[m % 2];
-            coding[r] = v.code[m / 2] + u.code[m % 2];
-            rel[r][0] = v.rel[m / 2];
-            rel[r][1] = u.rel[m % 2];
-            area[m] = std::abs(rel[r][0] * rel[r][1]) + T(1e-9);
+            modulation[r] = (const T*)p.modulation + (v.modulation[m / 2] + u.modulation[m % 2]);
+            code[r] = (const T*)p.code + (v.code[m / 2] + u.code[m % 2]);
+            rel[0][r] = v.rel[m / 2];
+            rel[1][r] = u.rel[m % 2];
+            area[m] = std::abs(rel[0][r] * rel[1][r]) + T(1e-9);
         }
         const T share = 1 / (area[0] + area[1] + area[2] + area[3]);
-        LMF_UNROLL for (int m = 0; m < 4; m++) weight[4 * pixel + m] = area[3 - m] * share;
+        LMF_UNROLL for (int m = 0; m < 4; m++) weight[m * PIXELS + pixel] = area[3 - m] * share;
+    }
+
+    // A whole tile of one row of a grid, from column j on; as `place` does it, but for `latent`. Whether its pixels have
+    // the same four neighbours.
+    LMF_INLINE bool place_row(int64_t number, const Offsets<T>& v, const Columns<T>& u, int64_t j) {
+        T area[4][PIXELS], share[PIXELS];
+        for (int m = 0; m < 4; m++) {
+            const T *above = (const T*)p.modulation + v.modulation[m / 2], *coded = (const T*)p.code + v.code[m / 2];
+            const int64_t *across = &u.modulation[m % 2][j], *along = &u.code[m % 2][j];
+            const T *x = &u.rel[m % 2][j], y = v.rel[m / 2];
+            for (int i = 0; i < PIXELS; i++) modulation[m * PIXELS + i] = above + across[i];
+            for (int i = 0; i < PIXELS; i++) code[m * PIXELS + i] = coded + along[i];
+            for (int i = 0; i < PIXELS; i++) {
+                rel[0][m * PIXELS + i] = y;
+                rel[1][m * PIXELS + i] = x[i];
+                area[m][i] = std::abs(y * x[i]) + T(1e-9);
+            }
+        }
+        for (int i = 0; i < PIXELS; i++) share[i] = 1 / (area[0][i] + area[1][i] + area[2][i] + area[3][i]);
+        for (int m = 0; m < 4; m++)
+            for (int i = 0; i < PIXELS; i++) weight[m * PIXELS + i] = area[3 - m][i] * share[i];
+        for (int i = 0; i < PIXELS; i++) image[i] = number;
+        return modulation[0] == modulation[PIXELS - 1] && modulation[PIXELS] == modulation[2 * PIXELS - 1];
     }
 
     void repeat(int pixel, int from) {
         image[pixel] = image[from];
-        for (int m = 0; m < 4; m++) {
-            const int r = 4 * pixel + m, s = 4 * from + m;
-            latent[r] = latent[s], modulation[r] = modulation[s], coding[r] = coding[s], weight[r] = weight[s];
-            rel[r][0] = rel[s][0], rel[r][1] = rel[s][1];
+        for (int m = 0; m < ROWS; m += PIXELS) {
+            const int r = m + pixel, s = m + from;
+            latent[r] = latent[s], modulation[r] = modulation[s], code[r] = code[s], weight[r] = weight[s];
+            rel[0][r] = rel[0][s], rel[1][r] = rel[1][s];
         }
     }
 
-    const T* code(int r) const { return (const T*)p.code + coding[r]; }
-
     // f of eight frequencies of row r, from k on.
     LMF_INLINE V8 frequency(int r, int k) const {
-        const T* f = code(r) + features + k;
-        const T* phase = (const T*)p.phase + image[r / 4] * features / 2 + k;
-        return L8::load(f) * rel[r][0] + L8::load(f + features / 2) * rel[r][1] + L8::load(phase);
+        const T* f = code[r] + features + k;
+        const T* phase = (const T*)p.phase + image[r % PIXELS] * features / 2 + k;
+        return L8::load(f) * rel[0][r] + L8::load(f + features / 2) * rel[1][r] + L8::load(phase);
     }
 
     void fourier() {
@@ -129,17 +157,22 @@ struct Renderer {
                 V8 c, s;
                 sincospi(frequency(r, k), c, s, T());
                 T* z = &input[r * features + k];
-                L8::store(z, L8::load(code(r) + k) * c);
-                L8::store(z + features / 2, L8::load(code(r) + features / 2 + k) * s);
+                L8::store(z, L8::load(code[r] + k) * c);
+                L8::store(z + features / 2, L8::load(code[r] + features / 2 + k) * s);
             }
     }
 
-    template <bool KEEP>
+    // KEEP: for `backward`. SHARED: all pixels have the same four neighbours.
+    template <bool KEEP, bool SHARED>
     void forward() {
+        // Copies that stores through pointers cannot change, so that they stay in registers.
+        const int depth = this->depth, features = this->features;
+        const T *const hidden = this->hidden, *const first = this->first;
+        T *const x = this->x.data(), *const y = this->y.data();
         if (features) fourier();
-        const T* in = features ? input.data() : nullptr;
+        const T* in = input.data();
         for (int l = 0; l < depth; l++) {
-            T* next = &x[KEEP ? l * ROWS * D : 0];
+            T* next = x + (KEEP ? l * ROWS * D : 0);
             const T* weights = l ? hidden + (l - 1) * D * D : first;
             for (int r = 0; r < ROWS; r += R) {
                 B block;
@@ -150,17 +183,20 @@ struct Renderer {
                     block.multiply(in + r * features, features, 1, weights, D, features);
                 else {
                     LMF_UNROLL for (int i = 0; i < R; i++)
-                        LMF_UNROLL for (int v = 0; v < B::W; v++) block.at[i][v] += L::load(code(r + i) + v * N);
-                    block.multiply(rel[r], 2, 1, weights, D, 2);
+                        LMF_UNROLL for (int v = 0; v < B::W; v++) block.at[i][v] += L::load(code[r + i] + v * N);
+                    block.multiply(rel[0] + r, 1, ROWS, weights, D, 2);
                 }
+                V scale[B::W], shift[B::W];
                 LMF_UNROLL for (int i = 0; i < R; i++) {
-                    const T* scale = (const T*)p.modulation + modulation[r + i] + l * D;
-                    const T* shift = scale + depth * D;
+                    const T* at = modulation[r + i] + l * D;
                     LMF_UNROLL for (int v = 0; v < B::W; v++) {
+                        if (!SHARED || i % PIXELS == 0) {
+                            scale[v] = L::load(at + v * N);
+                            shift[v] = L::load(at + depth * D + v * N);
+                        }
                         const V a = block.at[i][v];
-                        if (KEEP) L::store(&y[(l * ROWS + r + i) * D + v * N], a);
-                        const V m = a * L::load(scale + v * N) + (a + L::load(shift + v * N)), zero{};
-                        L::store(next + (r + i) * D + v * N, zero > m ? zero : m);  // NaN stays NaN
+                        if (KEEP) L::store(y + (l * ROWS + r + i) * D + v * N, a);
+                        L::store(next + (r + i) * D + v * N, relu(a * scale[v] + (a + shift[v])));
                     }
                 }
             }
@@ -170,7 +206,7 @@ struct Renderer {
             LMF_UNROLL for (int v = 0; v < B::W; v++) {
                 V b{};
                 LMF_UNROLL for (int m = 0; m < 4; m++)
-                    b += weight[4 * i + m] * L::load(in + (4 * i + m) * D + v * N);
+                    b += weight[m * PIXELS + i] * L::load(in + (m * PIXELS + i) * D + v * N);
                 L::store(blend[i] + v * N, b);
             }
         Block<T, 4, PIXELS, 4> colour;
@@ -179,14 +215,15 @@ struct Renderer {
         for (int i = 0; i < PIXELS; i++) Lanes<T, 4>::store(rgb[i], colour.at[i][0]);
     }
 
-    // grad (K, D) += a^T b over the tile's rows: a (ROWS, K), b (ROWS, D). K is a multiple of S.
+    // grad (K, D) += a^T b over the tile's rows: a (ROWS, K), its rows `step` apart and its columns `next`, b (ROWS, D).
+    // K is a multiple of S.
     template <int S>
-    LMF_INLINE void outer(const T* a, int K, const T* b, T* grad) {
+    LMF_INLINE void outer(const T* a, int K, int step, int next, const T* b, T* grad) {
         for (int k = 0; k < K; k += S) {
             Block<T, D, S> block;
             LMF_UNROLL for (int i = 0; i < S; i++)
                 LMF_UNROLL for (int v = 0; v < B::W; v++) block.at[i][v] = L::load(grad + (k + i) * D + v * N);
-            block.multiply(a + k, 1, K, b, D, ROWS);
+            block.multiply(a + k * next, next, step, b, D, ROWS);
             LMF_UNROLL for (int i = 0; i < S; i++)
                 LMF_UNROLL for (int v = 0; v < B::W; v++) L::store(grad + (k + i) * D + v * N, block.at[i][v]);
         }
@@ -205,7 +242,7 @@ struct Renderer {
             }
     }
 
-    // After forward<true>: adds the gradients of sum(grad * rgb) to all that the tile read.
+    // After forward<true, false>: adds the gradients of sum(grad * rgb) to all that the tile read.
     void backward(const T (&grad)[PIXELS][3]) {
         T* grad_first = grads;
         T* grad_hidden = grad_first + (features ? features : 2) * D;
@@ -218,13 +255,13 @@ struct Renderer {
                     g += grad[i][c] * L::load((const T*)p.out_back + c * D + v);
                     L::add(grad_out + c * D + v, grad[i][c] * L::load(blend[i] + v));
                 }
-                for (int m = 0; m < 4; m++) L::store(&dx[(4 * i + m) * D + v], weight[4 * i + m] * g);
+                for (int r = i; r < ROWS; r += PIXELS) L::store(&dx[r * D + v], weight[r] * g);
             }
         for (int i = 0; i < PIXELS; i++)
             for (int c = 0; c < 3; c++) grad_out[3 * D + c] += grad[i][c];
         for (int l = depth - 1; l >= 0; l--) {
             for (int r = 0; r < ROWS; r++) {
-                const T* scale = (const T*)p.modulation + modulation[r] + l * D;
+                const T* scale = modulation[r] + l * D;
                 T* grad_scale = (T*)p.grad_modulation + (latent[r] * 2 * depth + l) * D;
                 T* grad_shift = grad_scale + depth * D;
                 for (int v = 0; v < D; v += N) {
@@ -238,16 +275,16 @@ struct Renderer {
                 }
             }
             if (l) {
-                outer<R>(&x[(l - 1) * ROWS * D], D, dy.data(), grad_hidden + (l - 1) * D * D);
+                outer<R>(&x[(l - 1) * ROWS * D], D, D, 1, dy.data(), grad_hidden + (l - 1) * D * D);
                 pull((const T*)p.hidden_back + (l - 1) * D * D, D);
             }
         }
         if (features) {
-            outer<R>(input.data(), features, dy.data(), grad_first);
+            outer<R>(input.data(), features, features, 1, dy.data(), grad_first);
             pull((const T*)p.first_back, features);
             backward_fourier();
         } else {
-            outer<2>(rel[0], 2, dy.data(), grad_first);
+            outer<2>(rel[0], 2, 1, ROWS, dy.data(), grad_first);
             for (int r = 0; r < ROWS; r++)
                 for (int v = 0; v < D; v += N)
                     L::add((T*)p.grad_code + latent[r] * code_size + v, L::load(&dy[r * D + v]));
@@ -259,16 +296,16 @@ struct Renderer {
             for (int k = 0; k < features / 2; k += 8) {
                 V8 c, s;
                 sincospi(frequency(r, k), c, s, T());
-                const T *coef = code(r) + k, *dz = &dx[r * features + k];
+                const T *coef = code[r] + k, *dz = &dx[r * features + k];
                 const V8 dc = L8::load(dz), ds = L8::load(dz + features / 2);
                 const V8 f = T(3.14159265358979323846) *
                              (ds * L8::load(coef + features / 2) * c - dc * L8::load(coef) * s);
                 T* grad = (T*)p.grad_code + latent[r] * code_size + k;
                 L8::add(grad, dc * c);
                 L8::add(grad + features / 2, ds * s);
-                L8::add(grad + features, f * rel[r][0]);
-                L8::add(grad + features / 2 * 3, f * rel[r][1]);
-                L8::add(grads + count() - (p.batch - image[r / 4]) * features / 2 + k, f);
+                L8::add(grad + features, f * rel[0][r]);
+                L8::add(grad + features / 2 * 3, f * rel[1][r]);
+                L8::add(grads + count() - (p.batch - image[r % PIXELS]) * features / 2 + k, f);
             }
     }
 };

@@ -4,7 +4,7 @@
 #include <cstring>
 
 #if defined(__AVX512F__)
-constexpr int REGISTER = 64, ACCUMULATORS = 8;  // bytes; enough in flight to hide the latency of a multiply-add
+constexpr int REGISTER = 64, ACCUMULATORS = 16;  // bytes; enough in flight to hide the latency of a multiply-add
 #elif defined(__AVX__)
 constexpr int REGISTER = 32, ACCUMULATORS = 8;
 #elif defined(__aarch64__)
@@ -24,10 +24,8 @@ constexpr int REGISTER = 16, ACCUMULATORS = 8;
 #define LMF_INLINE inline __attribute__((always_inline))
 #ifdef __clang__
 #define LMF_UNROLL _Pragma("unroll")
-#define LMF_UNROLL4 _Pragma("unroll 4")
 #else
 #define LMF_UNROLL _Pragma("GCC unroll 16")
-#define LMF_UNROLL4 _Pragma("GCC unroll 4")
 #endif
 
 template <class T, int N>
@@ -41,6 +39,21 @@ struct Lanes {
     static LMF_INLINE void store(T* p, V v) { std::memcpy(p, &v, sizeof v); }
     static LMF_INLINE void add(T* p, V v) { store(p, load(p) + v); }
 };
+
+// max(m, 0); NaN stays NaN. GCC does not find the instruction for vectors, which takes m if either is NaN.
+template <class V>
+LMF_INLINE V relu(V m) {
+    const V zero{};
+#if defined(__AVX__)
+    if constexpr (sizeof(m[0]) == sizeof(float))
+        __asm__("vmaxps %0, %1, %0" : "+v"(m) : "v"(zero));
+    else
+        __asm__("vmaxpd %0, %1, %0" : "+v"(m) : "v"(zero));
+    return m;
+#else
+    return zero > m ? zero : m;
+#endif
+}
 
 // R rows of D numbers, held in registers of N.
 template <class T, int D, int R, int N = REGISTER / sizeof(T)>
@@ -60,7 +73,7 @@ struct Block {
     }
     // at[r] += sum over k of x[r * row + k * step] * weight[k * stride ...]
     LMF_INLINE void multiply(const T* x, int row, int step, const T* weight, int stride, int K) {
-        LMF_UNROLL4 for (int k = 0; k < K; k++) {
+        LMF_UNROLL for (int k = 0; k < K; k++) {
             V w[W];
             LMF_UNROLL for (int v = 0; v < W; v++) {
                 w[v] = L::load(weight + k * stride + v * N);
@@ -78,7 +91,7 @@ struct Block {
 template <class T, int D>
 constexpr int block_rows() {
     constexpr int rows = ACCUMULATORS * REGISTER / int(sizeof(T)) / D;
-    return rows < 1 ? 1 : rows > 8 ? 8 : rows;
+    return rows < 1 ? 1 : rows > 16 ? 16 : rows;
 }
 
 // cos(pi f) and sin(pi f). Polynomials in r^2, |r| <= 1/2, fitted to 5e-8 (float); double takes the library's.

@@ -54,7 +54,8 @@ def run(config: DictConfig) -> None:
     if task.time:
         peak, bandwidth = rows[0].roof_gflops, rows[0].roof_gbs
         log.info(
-            f"measured here: {peak:.1f} GFLOP/s (matrix product), {bandwidth:.1f} GB/s (copy); they make the floor"
+            f"measured here: {peak:.1f} GFLOP/s (matrix product or convolution), {bandwidth:.1f} GB/s (copy); "
+            "they make the floor"
         )
     if task.training:
         train(config, output)

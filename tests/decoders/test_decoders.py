@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from lmf import decoders, encoders, grid
+from lmf.decoders.base import Linear
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 PUBLISHED = {
@@ -91,6 +93,25 @@ def test_ciaosr_neighbours_follow_its_own_shift():
 def test_options_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         options.pop("cls")(**options)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 7, 24), (3, 11, 24), (24,), (2, 0, 24)], ids=str)
+def test_linear_layers_are_linear_layers(shape):
+    torch.manual_seed(0)
+    layer, plain = Linear(24, 40), nn.Linear(24, 40)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(shape)
+    for dtype in (torch.float32, torch.float64):
+        results = []
+        for module in (layer.to(dtype), plain.to(dtype)):
+            own = x.to(dtype, copy=True).requires_grad_()
+            module.zero_grad()
+            out = module(own)
+            (out * torch.linspace(-1, 1, 40)).square().sum().backward()
+            results.append((out, own.grad, module.weight.grad, module.bias.grad))
+        for a, b in zip(*results, strict=True):
+            assert a.shape == b.shape
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
 def test_latents_are_frozen_and_channels_last():

@@ -67,8 +67,8 @@ def test_scattered_equals_reference(case, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
-    "size", [(5, 7), (15, 21), (13, 30), (3, 4)], ids=str
-)  # x1, x3: exact ties; fractional; reduced
+    "size", [(5, 7), (15, 21), (13, 30), (3, 4), (40, 56), (9, 91)], ids=str
+)  # x1, x3: exact ties; fractional; reduced; x8, x13: neighbouring pixels share all four latents
 @pytest.mark.parametrize("form", ["linear", "fourier"])
 def test_grid_equals_reference(form, size, backend):
     modulation, code, extra, weights = make(form, 16, 2, 16 if form == "linear" else 32, 2 if form == "linear" else 8)
