@@ -108,9 +108,6 @@ def job(output: Path) -> Iterator[None]:
         yield
     finally:
         sys.argv = argv
-        wandb = sys.modules.get("wandb")
-        if wandb is not None and wandb.run is not None:
-            wandb.finish()  # the next job would log into this one's run
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()  # Lightning leaves it; the next job has other ranks
         for key in _LAUNCHER:

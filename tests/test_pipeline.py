@@ -1,6 +1,8 @@
 import csv
 import json
 import math
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -190,3 +192,12 @@ def test_misspelt_keys_fail(compose):
 
     with pytest.raises(ConfigCompositionException, match="lerning_rate"):
         compose("schedule.lerning_rate=1")
+
+
+def test_a_job_leaves_no_wandb_run_to_the_next(compose, monkeypatch):
+    finished = []
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(finish=lambda exit_code: finished.append(exit_code)))
+    pipeline.run(compose("task.run=builtins.id"))
+    with pytest.raises(SystemExit):
+        pipeline.run(compose("task=upscale", "input=nowhere.png", "scale=2"))
+    assert finished == [0, 1]

@@ -1,8 +1,4 @@
 import os
-import sys
-from types import SimpleNamespace
-
-import pytest
 
 from lmf import runs
 
@@ -59,15 +55,3 @@ def test_ranks_of_an_external_launcher_agree(tmp_path, monkeypatch):
     first = runs.run_dir(str(tmp_path), "x", None)
     runs._new.cache_clear()
     assert runs.run_dir(str(tmp_path), "x", None) == first
-
-
-def test_a_job_leaves_no_wandb_run_to_the_next(tmp_path, compose, monkeypatch):
-    compose()
-    finished = []
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=object(), finish=lambda: finished.append(1)))
-    with runs.job(tmp_path):
-        assert not finished
-    assert finished == [1]
-    with pytest.raises(ValueError, match="as a job fails"), runs.job(tmp_path):
-        raise ValueError("as a job fails")
-    assert finished == [1, 1]
