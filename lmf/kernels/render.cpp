@@ -194,7 +194,10 @@ void marked(const Problem& p, const T* y, int64_t H, const T* x, int64_t W, cons
                 for (int k = 0; k < PIXELS; k++) tile.place(k, 0, here, column[at[n + (k < count ? k : 0)]]);
                 for (int64_t k = n + PIXELS; k < std::min(n + 2 * PIXELS, number); k++)
                     if (column[at[k]].latent[1] != column[at[k - 1]].latent[1]) prefetch<T, D>(p, here, column[at[k]]);
-                tile.template forward<false>();
+                if (tile.shared(count))
+                    tile.template forward<false, true>();
+                else
+                    tile.template forward<false, false>();
                 for (int c = 0; c < 3; c++)
                     for (int k = 0; k < count; k++) line[c * H * W + at[n + k]] = tile.rgb[k][c];
             }

@@ -112,6 +112,11 @@ struct Renderer {
         LMF_UNROLL for (int m = 0; m < 4; m++) weight[m * PIXELS + pixel] = area[3 - m] * share;
     }
 
+    // Whether the first `count` pixels, which follow each other in one row, have the same four neighbours.
+    LMF_INLINE bool shared(int count) const {
+        return modulation[0] == modulation[count - 1] && modulation[PIXELS] == modulation[PIXELS + count - 1];
+    }
+
     // A whole tile of one row of a grid, from column j on; as `place` does it, but for `latent`. Whether its pixels have
     // the same four neighbours.
     LMF_INLINE bool place_row(int64_t number, const Offsets<T>& v, const Columns<T>& u, int64_t j) {
@@ -132,7 +137,7 @@ struct Renderer {
         for (int m = 0; m < 4; m++)
             for (int i = 0; i < PIXELS; i++) weight[m * PIXELS + i] = area[3 - m][i] * share[i];
         for (int i = 0; i < PIXELS; i++) image[i] = number;
-        return modulation[0] == modulation[PIXELS - 1] && modulation[PIXELS] == modulation[2 * PIXELS - 1];
+        return shared(PIXELS);
     }
 
     void repeat(int pixel, int from) {
