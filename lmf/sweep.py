@@ -112,7 +112,7 @@ def collect(folder: Path) -> list[dict[str, Any]]:
     jobs = sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
     notes = {job: read_note(job) for job in jobs}
     choices = {job: dict(o.lstrip("+").split("=", 1) for o in note["overrides"]) for job, note in notes.items()}
-    keys = dict.fromkeys(key for own in choices.values() for key in own)
+    keys = dict.fromkeys(key for own in choices.values() for key in own if key != "launcher")
     swept = [key for key in keys if len({own.get(key) for own in choices.values()}) > 1]
     rows: list[dict[str, Any]] = []
     for job, note in notes.items():

@@ -34,7 +34,7 @@ def test_one_table_of_what_there_is(tmp_path, capsys, caplog):
         job(tmp_path, number, [f"renderer.mse_threshold={threshold}", "scale=8", "task=test"],
             rows=[row(8.0, 0.3 - 0.1 * number, 25.9)])  # fmt: skip
     job(tmp_path, 2, ["renderer.mse_threshold=1", "scale=8", "task=test"], error="no table\nkeeps it")
-    job(tmp_path, 10, ["renderer.mse_threshold=2", "scale=8", "task=test"], error="killed")
+    job(tmp_path, 10, ["renderer.mse_threshold=2", "scale=8", "task=test", "launcher=joblib"], error="killed")
     sweep.show(tmp_path)
     rows = list(csv.DictReader((tmp_path / "sweep.csv").open()))
     assert [(r["job"], r["renderer.mse_threshold"], r["rendered_share"]) for r in rows] == [
@@ -45,6 +45,7 @@ def test_one_table_of_what_there_is(tmp_path, capsys, caplog):
     ]
     assert [r["error"] for r in rows] == ["", "", "no table\nkeeps it", "did not finish"]
     assert "task" not in rows[0]  # the same in all jobs
+    assert "launcher" not in rows[0]  # no part of what a job is
     assert (tmp_path / "pareto.png").stat().st_size > 10000
     out = capsys.readouterr().out
     assert "1e-4" in out
