@@ -156,11 +156,11 @@ def draw(rows: Sequence[Mapping[str, Any]], others: Sequence[str], path: Path) -
         )
     figure = Figure(figsize=(11, 8), layout="constrained")
     for i, axes in enumerate(figure.subplots(2, 2).flat):
-        for label, line in lines.items():
+        for label, unsorted in lines.items():
+            line = sorted(unsorted, key=lambda row: row["rendered_share"])
             x = [row["rendered_share"] if i % 2 == 0 else row["render_s"] / row["dense_render_s"] for row in line]
             y = [row["psnr"] - row["dense_psnr"] if i < 2 else row["psnr_vs_dense"] for row in line]
-            points = sorted(zip(x, y, strict=True))
-            axes.plot(*zip(*points, strict=True), marker="o", label=label)
+            axes.plot(x, y, marker="o", label=label)
         axes.set_xlabel("rendered pixels / output pixels" if i % 2 == 0 else "rendering time / that of dense rendering")
         axes.set_ylabel("PSNR against HR minus that of dense, dB" if i < 2 else "PSNR against dense, dB")
         if i < 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from lmf.model import SRModel
 from lmf.renderers import CMSR
 
 Result = TypeVar("Result")
+REPEATS = 3
 EXACT_DB = 100.0  # what a picture counts as that does not differ at all
 NAMES = (
     "psnr_vs_dense",
@@ -40,8 +42,8 @@ class PrecisionCallback(L.Callback):
     The mean over pictures of each figure is logged as ``test/set5_x8/NAME``, and so stands in the table of results:
     ``psnr_vs_dense``, of colours in [0, 1], RGB, the whole picture, 100 dB where nothing differs; ``dense_psnr``,
     against HR by the set's protocol; ``rendered_share``, rendered pixels / output pixels; ``render_s`` and
-    ``dense_render_s``, seconds of rendering alone, on the same latent; ``gmacs`` and ``dense_gmacs`` (`lmf.cost`), of
-    the whole model. ``least_psnr_vs_dense`` is not a mean, but that of the picture where it is least. Band maps of the
+    ``dense_render_s``, seconds of rendering alone, on the same latent, the least of three; ``gmacs`` and
+    ``dense_gmacs`` (`lmf.cost`), of the whole model. ``least_psnr_vs_dense`` is not a mean, but that of the picture where it is least. Band maps of the
     first pictures go to ``<output>/bands``.
 
     Args:
@@ -80,8 +82,11 @@ class PrecisionCallback(L.Callback):
         test_set = trainer.datamodule.test_sets[dataloader_idx]  # type: ignore[attr-defined]
         lr_size, size = (lr.shape[-2], lr.shape[-1]), (hr.shape[-2], hr.shape[-1])
         latent, target, cell = model.prepare(lr, size)
-        (picture, (stats,)), seconds = timed(lambda: renderer.render(model.decoder, latent, target, cell), lr.device)
-        dense, dense_seconds = timed(lambda: renderer.dense(model.decoder, latent, target, cell), lr.device)
+        seconds = dense_seconds = math.inf
+        for _ in range(REPEATS):  # in turns; whatever else the machine does only adds to the least of them
+            (picture, (stats,)), own = timed(lambda: renderer.render(model.decoder, latent, target, cell), lr.device)
+            dense, other = timed(lambda: renderer.dense(model.decoder, latent, target, cell), lr.device)
+            seconds, dense_seconds = min(seconds, own), min(dense_seconds, other)
         picture, dense = ((x / 2 + 0.5).clamp(0, 1) for x in (picture, dense))
         if (lr_size, size) not in self.costs:
             self.costs[lr_size, size] = count(model, lr_size, size=size)
