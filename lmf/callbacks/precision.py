@@ -43,8 +43,8 @@ class PrecisionCallback(L.Callback):
     ``psnr_vs_dense``, of colours in [0, 1], RGB, the whole picture, 100 dB where nothing differs; ``dense_psnr``,
     against HR by the set's protocol; ``rendered_share``, rendered pixels / output pixels; ``render_s`` and
     ``dense_render_s``, seconds of rendering alone, on the same latent, the least of three; ``gmacs`` and
-    ``dense_gmacs`` (`lmf.cost`), of the whole model. ``least_psnr_vs_dense`` is not a mean, but that of the picture where it is least. Band maps of the
-    first pictures go to ``<output>/bands``.
+    ``dense_gmacs`` (`lmf.cost`), of the whole model. ``least_psnr_vs_dense`` is not a mean, but that of the picture
+    where it is least. Band maps of the first pictures go to ``<output>/bands``.
 
     Args:
         output: the run folder.
