@@ -165,6 +165,7 @@ def draw(rows: Sequence[Mapping[str, Any]], others: Sequence[str], path: Path) -
         axes.set_ylabel("PSNR against HR minus that of dense, dB" if i < 2 else "PSNR against dense, dB")
         if i < 2:
             axes.plot(1, 0, marker="*", markersize=12, color="black", linestyle="none", label="dense")
+        axes.axvline(1, color="black", linestyle=":", linewidth=1)  # dense rendering
         axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize="small")

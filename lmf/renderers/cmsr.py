@@ -11,6 +11,7 @@ import warnings
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,12 +156,13 @@ class CMSR:
             warnings.warn(BEYOND.format(self.known), stacklevel=2)
         tables, most = self.tables.at(scale), math.inf if self.budget is None else self.budget * math.prod(target.size)
 
-        def levels(table: Table) -> list[Level]:
-            return levels_of(table, scale, strength, target, self.overlap)
-
-        # They go from precise to cheap.
-        first = bisect_left(tables, True, hi=len(tables) - 1, key=lambda table: cost(levels(table)) <= most)
-        found = levels(tables[first])
+        # They go from precise to cheap. What an overlap adds is little, and takes longer to count.
+        bare = partial(levels_of, scale=scale, strength=strength, target=target)
+        first = bisect_left(tables, True, hi=len(tables) - 1, key=lambda table: cost(bare(table)) <= most)
+        for table in tables[first:]:
+            found = bare(table, overlap=self.overlap)
+            if cost(found) <= most:
+                break
         return found if math.prod(target.size) > most else self.unless_dense(found, target)
 
     def unless_dense(self, levels: list[Level], target: Grid) -> list[Level]:

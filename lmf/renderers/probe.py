@@ -13,7 +13,7 @@ from lmf.grid import Grid
 from lmf.renderers.levels import level_grid, owner, taps, touched
 from lmf.renderers.tables import Table
 
-SPARSITY, LEAST, MOST = 256, 512, 8192  # one pixel in so many, but not fewer nor more in all
+SPARSITY, LEAST, MOST = 256, 512, 4096  # one pixel in so many, but not fewer nor more in all
 CONFIDENCE = 2.33  # standard errors: 99 of 100 samples
 
 
