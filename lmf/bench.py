@@ -12,8 +12,9 @@ import json
 import math
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,11 @@ from lmf import cost, kernels
 from lmf.decoders.base import Latent
 from lmf.grid import Size
 from lmf.model import SRModel, evaluating, target_size
+from lmf.precision import autocast
 from lmf.report import write_text
 
 BACKENDS = ("fused", "reference")
 _KERNEL = {"cpu": "cpu", "cuda": "triton"}  # what "fused" means, by device
-Autocast = Callable[[], AbstractContextManager]
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,14 @@ class Case:
     """One thing to measure: ``model`` enlarges a picture of ``lr`` (h, w) by ``scale``.
 
     ``backend``: how it renders, one of `BACKENDS`; ``"torch"`` for decoders that have no fused rendering.
+    ``precision``: see `lmf.precision.autocast`.
     """
 
     model: str
     backend: str
     lr: Size
     scale: float
+    precision: str = "32-true"
 
 
 @dataclass
@@ -57,7 +60,8 @@ class Row:
         encoder_bytes, latent_bytes, render_bytes: of each stage's input, weights and result in float32, which must at
             least move between it and memory.
         gflops: 10^9 FLOPs (two to a MAC) a second, in all and while rendering.
-        roof_gflops: what the machine does in a large matrix product or convolution, whichever is faster.
+        roof_gflops: what the machine does in a large matrix product or convolution of that precision, whichever is
+            faster.
         roof_gbs: 10^9 bytes a second read and written by a large copy.
         floor_s: the least time that ``roof_gflops`` and ``roof_gbs`` allow for the MACs and bytes of each stage.
         peak_bytes: memory that the case needs, see `lmf.cost.Latency`.
@@ -96,7 +100,11 @@ class Row:
 
 
 def plan(
-    models: Mapping[str, SRModel], sizes: Iterable[Size], scales: Iterable[float], backends: Sequence[str]
+    models: Mapping[str, SRModel],
+    sizes: Iterable[Size],
+    scales: Iterable[float],
+    backends: Sequence[str],
+    precisions: Sequence[str] = ("32-true",),
 ) -> list[Case]:
     """Every combination, but one backend only where a decoder has no fused rendering.
 
@@ -107,11 +115,12 @@ def plan(
         raise ValueError(f"backends must be some of {', '.join(BACKENDS)}, got {', '.join(backends) or 'none'}")
     sizes, scales = list(sizes), list(scales)
     return [
-        Case(name, backend, size, scale)
+        Case(name, backend, size, scale, precision)
         for size in sizes
         for scale in scales
         for name, model in models.items()
         for backend in (backends if model.decoder.bounded else ("torch",))
+        for precision in precisions
     ]
 
 
@@ -119,7 +128,7 @@ def count(models: Mapping[str, SRModel], cases: Sequence[Case]) -> list[Row]:
     """A row for each case, without times: parameters and MACs."""
     found = {(c.model, c.lr, c.scale): c for c in cases}
     rows = {key: row_of(models[case.model], case) for key, case in found.items()}
-    return [replace(rows[c.model, c.lr, c.scale], backend=c.backend) for c in cases]
+    return [replace(rows[c.model, c.lr, c.scale], backend=c.backend, precision=c.precision) for c in cases]
 
 
 def row_of(model: SRModel, case: Case) -> Row:
@@ -144,7 +153,6 @@ def measure(
     device: torch.device | str = "cpu",
     repeats: int = 5,
     budget: float = 30.0,
-    autocast: Autocast = nullcontext,
     progress: Callable[[Iterable[Case]], Iterable[Case]] = lambda cases: cases,
 ) -> list[Row]:
     """`count`, and in turns: one round to warm up, which also measures memory, then ``repeats`` rounds.
@@ -153,7 +161,6 @@ def measure(
         models: by name, on ``device``.
         budget: seconds of a case after which it sits out the rounds that follow. Where warming up alone takes that
             long, it counts as the one measurement.
-        autocast: makes the context to run in.
         progress: wraps the cases of all rounds.
 
     Raises:
@@ -164,25 +171,26 @@ def measure(
     device = torch.device(device)
     rows = count(models, cases)
     times: list[list[list[float]]] = [[] for _ in cases]
-    spent, roofs = [0.0] * len(cases), []
+    spent, roofs = [0.0] * len(cases), defaultdict(list)
     turns = ((n, i) for n in range(1 + repeats) for i in range(len(cases)))
     for (n, i), case in zip(turns, progress([*cases] * (1 + repeats)), strict=True):
         if i == 0:
-            with torch.inference_mode(), autocast():
-                roofs.append(roof(device))
+            for precision in {c.precision: None for c in cases}:
+                with torch.inference_mode(), autocast(precision, device)():
+                    roofs[precision].append(roof(device))
         if n and spent[i] >= budget:
             continue
         start = time.perf_counter()
         # Measuring memory gives what is free back to the system, and getting it again takes time.
         with cost.peak_memory(device) if n == 0 else nullcontext() as peak:
-            taken = once(models[case.model], case, device, autocast)
+            taken = once(models[case.model], case, device)
         if peak:
             rows[i].peak_bytes, rows[i].process_bytes = peak(), cost.process_peak()
         spent[i] += time.perf_counter() - start
         if n or spent[i] >= budget:
             times[i].append(taken)
-    flops, bandwidth = (statistics.median(column) for column in zip(*roofs[1:], strict=True))
     for row, runs in zip(rows, times, strict=True):
+        flops, bandwidth = (statistics.median(column) for column in zip(*roofs[row.precision][1:], strict=True))
         row.encoder_s, row.latent_s, row.render_s, row.total_s = map(statistics.median, zip(*runs, strict=True))
         row.floor_s = sum(floors(row, flops, bandwidth))
         row.gflops, row.render_gflops = 2e-9 * row.macs / row.total_s, 2e-9 * row.render_macs / row.render_s
@@ -191,11 +199,12 @@ def measure(
     return rows
 
 
-def once(model: SRModel, case: Case, device: torch.device, autocast: Autocast) -> list[float]:
+def once(model: SRModel, case: Case, device: torch.device) -> list[float]:
     """Seconds of encoder, latent, rendering and all of it."""
     kernel = {"fused": _KERNEL.get(device.type, "reference"), "reference": "reference"}.get(case.backend)
     image = cost.picture(case.lr, device)
-    with torch.inference_mode(), evaluating(model), autocast(), kernels.backend(kernel) if kernel else nullcontext():
+    context = autocast(case.precision, device)
+    with torch.inference_mode(), evaluating(model), context(), kernels.backend(kernel) if kernel else nullcontext():
         return cost.timed(model, image, target_size(case.lr, case.scale, None))
 
 
@@ -255,6 +264,11 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+def label(row: Row) -> str:
+    """How ``row`` computes, in words."""
+    return row.backend if row.precision == "32-true" else f"{row.backend}, {row.precision}"
+
+
 def save(rows: Sequence[Row], folder: Path) -> None:
     """Writes ``benchmark.csv`` and ``benchmark.json``, one row per case."""
     records = [asdict(row) for row in rows]
@@ -300,5 +314,5 @@ def table(rows: Sequence[Row]) -> Table:
         times = [f"{1e3 * (t or 0):.0f}" for t in (row.encoder_s, row.latent_s, row.render_s, row.total_s)]
         peak = "-" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.0f}"
         rates = [f"{row.macs / 1e9:.1f}", f"{row.gflops:.1f}", f"{row.total_s / row.floor_s:.1f}x", peak]
-        out.add_row(row.model, row.backend, f"{row.scale:g}", *times, *rates)
+        out.add_row(row.model, label(row), f"{row.scale:g}", *times, *rates)
     return out

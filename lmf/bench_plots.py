@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lmf.bench import Row
+from lmf.bench import Row, label
 from lmf.cost import STAGES
 
 MARKERS = {"encoder": "s", "latent": "^", "render": "o"}
@@ -39,15 +39,16 @@ def against_scale(rows: Sequence[Row]) -> Figure:
     axes = figure.subplots(1, 2 if timed else 1, squeeze=False)[0]
     lines: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        lines[row.model, row.backend].append(row)
-    for (model, backend), own in lines.items():
+        lines[row.model, label(row)].append(row)
+    for (model, how), own in lines.items():
+        backend = own[0].backend
         scales = [row.scale for row in own]
         style = "--" if backend == "reference" else "-"
-        label = model if backend == "torch" or not timed else f"{model} ({backend})"
+        name = model if how == "torch" or not timed else f"{model} ({how})"
         if timed or backend != "reference":
-            axes[0].plot(scales, [row.macs / 1e9 for row in own], style, marker="o", label=label)
+            axes[0].plot(scales, [row.macs / 1e9 for row in own], style, marker="o", label=name)
         if timed:
-            axes[1].plot(scales, [row.total_s for row in own], style, marker="o", label=label)
+            axes[1].plot(scales, [row.total_s for row in own], style, marker="o", label=name)
     titled(axes[0], "multiply-adds, encoder included", "GMAC")
     if timed:
         titled(axes[1], f"time on {rows[0].device}, {rows[0].threads} threads", "seconds")
@@ -64,7 +65,7 @@ def roofline(rows: Sequence[Row]) -> Figure:
     figure = Figure(figsize=(6.5, 4.5), layout="constrained")
     ax = figure.subplots()
     peak, bandwidth = rows[0].roof_gflops or 1.0, rows[0].roof_gbs or 1.0
-    colours = {key: f"C{i % 10}" for i, key in enumerate(dict.fromkeys((r.model, r.backend) for r in rows))}
+    colours = {key: f"C{i % 10}" for i, key in enumerate(dict.fromkeys((r.model, label(r)) for r in rows))}
     highest = 1.0
     for row in rows:
         for stage in STAGES:
@@ -72,11 +73,11 @@ def roofline(rows: Sequence[Row]) -> Figure:
             if macs and seconds:
                 highest = max(highest, 2 * macs / moved)
                 place = (2 * macs / moved, 2e-9 * macs / seconds)
-                ax.plot(*place, MARKERS[stage], color=colours[row.model, row.backend], alpha=0.7)
+                ax.plot(*place, MARKERS[stage], color=colours[row.model, label(row)], alpha=0.7)
     x = np.geomspace(0.1, highest * 2)
     ax.plot(x, np.minimum(peak, x * bandwidth), "k-", linewidth=1)
-    for (model, backend), colour in colours.items():
-        ax.plot([], [], "-", color=colour, label=model if backend == "torch" else f"{model} ({backend})")
+    for (model, how), colour in colours.items():
+        ax.plot([], [], "-", color=colour, label=model if how == "torch" else f"{model} ({how})")
     for stage, marker in MARKERS.items():
         ax.plot([], [], marker, color="grey", label=stage)
     titled(ax, f"measured: {peak:.0f} GFLOP/s (matrix product or convolution), {bandwidth:.0f} GB/s (copy)", "GFLOP/s")

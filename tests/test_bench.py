@@ -79,6 +79,27 @@ def test_what_follows_from_seconds(models, monkeypatch):
     assert row.floor_s == pytest.approx(row.encoder_macs / 1e6 + row.latent_bytes / 1e7 + row.render_macs / 1e6)
 
 
+def test_precisions_side_by_side(models, monkeypatch):
+    seen = []
+
+    def once(model, case, device):
+        seen.append(case.precision)
+        return seconds(0.5 if case.precision == "32-true" else 0.25)()
+
+    def roof(device):
+        return (2e9 if torch.is_autocast_enabled("cpu") else 1e9), 1e9
+
+    monkeypatch.setattr(bench, "once", once)
+    monkeypatch.setattr(bench, "roof", roof)
+    cases = bench.plan({"liif": models["liif"]}, [(4, 6)], [2], ["fused"], ["32-true", "bf16-mixed"])
+    full, half = bench.measure(models, cases, repeats=2)
+    assert seen == ["32-true", "bf16-mixed"] * 3
+    assert (full.precision, full.total_s, full.roof_gflops) == ("32-true", 3, 1)
+    assert (half.precision, half.total_s, half.roof_gflops) == ("bf16-mixed", 1.5, 2)
+    assert full.macs == half.macs
+    assert bench.label(half) == "torch, bf16-mixed"
+
+
 def test_a_long_case_is_measured_once(models, machine, monkeypatch):
     calls = []
     monkeypatch.setattr(bench, "once", lambda *a: [calls.append(1), seconds(1.0)()][1])

@@ -18,7 +18,6 @@ from rich.progress import track
 from lmf import bench, bench_plots, checkpoint, throughput
 from lmf.model import SRModel
 from lmf.module import SRModule
-from lmf.precision import autocast
 from lmf.report import write_text
 from lmf.tasks.common import build, device_of, make_renderer, save_config
 from lmf.tasks.trainer import quieten
@@ -29,11 +28,10 @@ log = logging.getLogger(__name__)
 def run(config: DictConfig) -> None:
     task, output = config.task, Path(config.paths.output)
     device = device_of(config)
-    context = autocast(config.precision, device)
     models = {str(name): find(config, str(name)).to(device) for name in task.models}
     sizes = [pair(size) for size in task.sizes]
     save_config(config, output)
-    cases = bench.plan(models, sizes, task.scales, task.backends)
+    cases = bench.plan(models, sizes, task.scales, task.backends, [str(p) for p in task.precisions])
     if task.time:
         rows = bench.measure(
             models,
@@ -41,11 +39,8 @@ def run(config: DictConfig) -> None:
             device=device,
             repeats=task.repeats,
             budget=task.budget,
-            autocast=context,
             progress=lambda turns: track(turns, description="measuring", transient=True),
         )
-        for row in rows:
-            row.precision = str(config.precision)
     else:
         rows = bench.count(models, bench.plan(models, sizes, task.scales, task.backends[:1]))
     bench.save(rows, output)
