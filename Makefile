@@ -26,16 +26,16 @@ setup: $(READY)
 train: setup
 	$(BIN)/python run.py experiment=lmf_edsr $(ARGS)
 
-# On two CPU cores: 30 minutes for the decoder of LM-LIIF on features of LIIF's encoder, as many for both together,
-# 15 for LM-LTE on the features of the result.
+# Half an hour a model on two CPU cores.
 WEIGHTS := lmf/weights
-FIT := $(BIN)/python run.py data=folder data.root='$(PHOTOS)' data.val_scales=[2,4]
-EXPORT := $(BIN)/python run.py task=export card=$(WEIGHTS)/card.yaml
 weights: setup
-	$(FIT) experiment=lmf_edsr schedule=decoder init='$(LIIF)' trainer.max_epochs=17 hydra.run.dir=runs/weights/decoder
-	$(FIT) experiment=lmf_edsr schedule=finetune init=runs/weights/decoder precision=bf16-mixed \
-	  hydra.run.dir=runs/weights/lm_liif_edsr
-	$(EXPORT) ckpt_path=runs/weights/lm_liif_edsr output=$(WEIGHTS)/lm_liif_edsr.safetensors
+	for model in lm_liif_edsr lm_lte_edsr; do set -e; \
+	  $(BIN)/python run.py experiment=$$model schedule=decoder init='$(LIIF)' data=folder data.root='$(PHOTOS)' \
+	    data.val_scales=[2,4] hydra.run.dir=runs/weights/$$model; \
+	  $(BIN)/python run.py task=export ckpt_path=runs/weights/$$model card=$(WEIGHTS)/card.yaml \
+	    output=$(WEIGHTS)/$$model.safetensors; \
+	  $(BIN)/python run.py task=calibrate ckpt_path=$$model input='$(PHOTOS)'; \
+	done
 
 test: setup
 	$(BIN)/python -m pytest -q -m "not slow and not ddp and not gpu" $(ARGS)

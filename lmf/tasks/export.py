@@ -40,7 +40,9 @@ def recipe(source: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     config = yaml.safe_load(path.read_text())
-    return {"schedule": config.get("schedule"), "init": config.get("init"), "seed": config.get("seed"), **commit()}
+    init = config.get("init")
+    found = {"schedule": config.get("schedule"), "init": init and Path(init).name, "seed": config.get("seed")}
+    return found | commit()
 
 
 def commit() -> dict[str, str]:

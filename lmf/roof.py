@@ -1,0 +1,35 @@
+"""What the machine at hand can do at most."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def roof(device: torch.device) -> tuple[float, float]:
+    """What the machine can do now: FLOPs a second in a large matrix product or convolution, whichever is faster (they
+    come from different libraries), and bytes a second in a large copy."""
+    n, side, length = (8192, 512, 1 << 28) if device.type == "cuda" else (1536, 96, 1 << 25)
+    a, b = torch.rand(2, n, n, device=device)
+    c = 256
+    maps = torch.rand(1, c, side, side, device=device).contiguous(memory_format=torch.channels_last)
+    weight = torch.rand(c, c, 3, 3, device=device)
+    source, target = torch.rand(2, length, device=device)
+
+    def seconds(work: Callable[[], Tensor]) -> float:
+        taken = []
+        for _ in range(2):
+            start = time.perf_counter()
+            work()
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)
+            taken.append(time.perf_counter() - start)
+        return min(taken)
+
+    product = 2 * n**3 / seconds(lambda: a @ b)
+    convolution = 2 * 9 * c**2 * side**2 / seconds(lambda: F.conv2d(maps, weight, padding=1))
+    return max(product, convolution), 2 * source.nbytes / seconds(lambda: target.copy_(source))
