@@ -35,14 +35,17 @@ def run(config: DictConfig) -> None:
 
 
 def recipe(source: Path) -> dict[str, Any]:
-    """How the checkpoint at ``source`` came about, as far as its run folder tells."""
-    path = source.parent.parent / "config.yaml"
-    if not path.is_file():
-        return {}
-    config = yaml.safe_load(path.read_text())
-    init = config.get("init")
-    found = {"schedule": config.get("schedule"), "init": init and Path(init).name, "seed": config.get("seed")}
-    return found | commit()
+    """How the checkpoint at ``source`` came about, as far as run folders tell: every training, the first one first."""
+    steps: list[dict[str, Any]] = []
+    path: Path | None = source
+    while path is not None and (file := path.parent.parent / "config.yaml").is_file():
+        config = yaml.safe_load(file.read_text())
+        init = config.get("init")
+        steps.insert(
+            0, {"schedule": config.get("schedule"), "seed": config.get("seed"), "init": init and Path(init).name}
+        )
+        path = checkpoint.find(init) if init and Path(init).exists() else None
+    return {"recipe": steps, **commit()} if steps else {}
 
 
 def commit() -> dict[str, str]:
