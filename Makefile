@@ -26,7 +26,7 @@ setup: $(READY)
 train: setup
 	$(BIN)/python run.py experiment=lmf_edsr $(ARGS)
 
-# About two hours on two CPU cores: decoders on features of LIIF's encoder, then LM-LIIF as a whole.
+# Under an hour of one CPU core a model: decoders on features of LIIF's encoder, then LM-LIIF as a whole.
 WEIGHTS := lmf/weights
 FIT := $(BIN)/python run.py data=folder data.root='$(PHOTOS)' data.val_scales=[2,4]
 weights: setup
