@@ -74,7 +74,10 @@ class SRModel(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """The encoder's features of an ``image`` (B, 3, h, w) that `pad` has been over."""
-        return self.encoder(image.contiguous(memory_format=torch.channels_last))  # faster convolutions, hence latents
+        last = torch.empty_like(image, memory_format=torch.channels_last)  # faster convolutions, hence latents
+        # Copied, since a view of one image can count as channels-last and yet have strides that convolutions take for
+        # another layout.
+        return self.encoder(last.copy_(image))
 
     def render(self, lr: Tensor, size: Size) -> Tensor:
         """Whole pictures: ``lr`` (B, 3, h, w) in network units to (B, 3, H, W), not clamped."""

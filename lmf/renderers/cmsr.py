@@ -54,7 +54,6 @@ class Stats:
 
 DENSE_SHARE = 0.85
 BEYOND = "enlarging beyond x{:g}, the largest scale of the tables: their mse_threshold is not known to be kept there"
-SEAMS = 2.0  # what differences are expected to grow by where latents of several levels meet; 1 to 2.6 on photographs
 SMALLEST = 65536  # output pixels; where there are fewer, finding out what precision takes costs as much as rendering
 
 
@@ -66,12 +65,13 @@ class CMSR:
         mse_threshold: use the cheapest tables that keep this mean squared difference from dense rendering, in network
             units [-1, 1]. They keep it on average over pictures like those they were made from.
         precision_db: keep this PSNR against dense rendering, colours in [0, 1], on each picture: the cheapest table
-            that does, which is tried at a sample of its pixels before and after (`Probe`), or dense rendering.
+            that does, as a sample of its pixels tells (`Probe`), or dense rendering.
         budget: use, for each picture, the most precise table that renders at most this share of its pixels, or the
             cheapest there is. At most one of the three; none goes with a single table for each scale.
-        overlap: render, at each level, also the pixels just beyond its latents, so that the enlargement does not mix
-            them with pixels not yet rendered: far closer to dense rendering for a few more pixels. None: as the
-            tables were made for; the authors' are for rendering without.
+        overlap: render, at each level, also the pixels just beyond its latents that their enlargement reads, and
+            enlarge them straight to the output. Otherwise one level is enlarged to the next, with whatever lies
+            beyond: the authors' way, further from dense rendering for a few pixels less. None: as the tables were
+            made for, the authors' without; but `precision_db` always takes it.
         above: scales up to this one are rendered densely.
         queries: bounds the temporaries of the decoder, as in `Dense`.
 
@@ -116,7 +116,9 @@ class CMSR:
             raise ValueError("the tables are for several thresholds; give mse_threshold, precision_db or budget")
         self.known = max(self.tables.tables) if mse_threshold is not None else None  # scales to which that is known
         self.budget = budget
-        self.overlap = self.tables.overlap if overlap is None else overlap
+        if precision_db is not None and overlap is False:
+            raise ValueError("precision_db needs overlap: without it no latent comes out as a sample of it tells")
+        self.overlap = precision_db is not None or (self.tables.overlap if overlap is None else overlap)
         self.above = above
         self.dense = Dense(queries)
 
@@ -177,41 +179,34 @@ class CMSR:
     ) -> Stats:
         """Fills ``out`` as cheaply as keeps a mean squared difference of ``most`` from dense rendering."""
         scale = scale_of(target, latent.size)
-        tables = self.tables.at(scale)
+        tables = [Table({}), *self.tables.at(scale)]
         probe = Probe(decoder, latent, target, cell, strength, scale, {x for table in tables for x in table.bounds})
-        tried, factor = probe.queries, SEAMS
-        for table in [*reversed(tables), Table({})]:
-            expected = probe.expected(table)
-            if not probe.keeps(factor * expected, most):
-                continue
-            levels = self.unless_dense(levels_of(table, scale, strength, target, self.overlap), target)
-            self.paint(out, decoder, latent, target, cell, levels)
-            squares = probe.measured(out)
-            if probe.keeps(squares, most) or levels[0].scale == scale:
-                break
-            tried += cost(levels)
-            factor = max(factor, (squares.mean() / expected.mean()).item())
-        found = psnr(max(squares.mean().item(), 4e-10))
-        return replace(summarise(levels, target), tried=tried, precision_db=found)
+        table = next(table for table in reversed(tables) if probe.keeps(probe.expected(table), most))
+        levels = self.unless_dense(levels_of(table, scale, strength, target, self.overlap), target)
+        self.paint(out, decoder, latent, target, cell, levels)
+        found = psnr(max(probe.measured(out).mean().item(), 4e-10))
+        return replace(summarise(levels, target), tried=probe.queries, precision_db=found)
 
     def paint(
         self, out: Tensor, decoder: Decoder, latent: Latent, target: Grid, cell: Tensor, levels: list[Level]
     ) -> None:
-        """Fills ``out`` (3, rows, cols) coarse to fine: enlarge what there is, then render what asks for more."""
+        """Fills ``out`` (3, rows, cols), coarse to fine."""
         assert latent.image is not None
-        canvas, at = latent.image[0].to(out.dtype), Grid.of(*latent.size)
+        before, at = latent.image[0].to(out.dtype), Grid.of(*latent.size)
         for level in levels:
-            last = level.grid == target
-            own = cell if last else decoder.cell(level.grid, latent.size, 1, cell.device).to(cell.dtype)
+            picture = out if level.grid == target else out.new_empty(3, *level.grid.size)
+            own = decoder.cell(level.grid, latent.size, 1, cell.device).to(cell.dtype) if picture is not out else cell
             if level.pixels == math.prod(level.grid.size):
-                canvas, at = self.dense(decoder, latent, level.grid, own)[0].to(out.dtype), level.grid
-                if last:
-                    out.copy_(canvas)
-                continue
-            canvas, at = enlarge(canvas, at, level.grid, out if last else None), level.grid
-            decoder.paint(canvas, level.marked, latent, level.grid, own, self.dense.queries)
-        if at != target:
-            enlarge(canvas, at, target, out)
+                picture.copy_(self.dense(decoder, latent, level.grid, own)[0])
+            else:
+                if level.target is None:
+                    enlarge(before, at, level.grid, picture)
+                decoder.paint(picture, level.marked, latent, level.grid, own, self.dense.queries)
+            if level.target is not None and picture is not out:
+                enlarge(picture, level.grid, level.target, out, level.inside)
+            before, at = picture, level.grid
+        if at != target and levels[-1].target is None:
+            enlarge(before, at, target, out)
 
 
 def scale_of(target: Grid, size: Size) -> float:

@@ -1,6 +1,7 @@
 import json
 import math
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from lmf import checkpoint
 from lmf.decoders import LIIF
 from lmf.encoders import EDSR
 from lmf.grid import Grid
+from lmf.kernels import backend
 from lmf.model import SRModel
 from lmf.renderers import CMSR, Dense
 from lmf.renderers.levels import Level
@@ -177,16 +179,38 @@ def test_stats_say_what_was_rendered():
     assert stats.band.sum() == 24
 
 
-@pytest.mark.parametrize("scale", [1, 2.7, 4])
-def test_overlap_is_one_pixel_deep(scale):
-    inside = torch.rand(6, 7, generator=torch.Generator().manual_seed(0)) < 0.3
-    beyond = ~inside & (torch.rand(6, 7, generator=torch.Generator().manual_seed(1)) < 0.8)
-    at = Grid.of(math.floor(6 * scale), math.floor(7 * scale))
-    level = Level(scale, at, inside, beyond)
-    masks = [F.interpolate(m[None, None].float(), at.size, mode="nearest-exact") > 0 for m in (inside, beyond)]
-    expected = masks[0] | (F.max_pool2d(masks[0].float(), 3, 1, 1) > 0) & masks[1]
-    assert torch.equal(level.marked, expected[0, 0])
-    assert level.pixels == expected.sum()
+@pytest.mark.parametrize("kernels", ["compiled", "torch"])
+@pytest.mark.parametrize("size", [(80, 96), (74, 92)])
+def test_overlap_enlarges_each_latent_from_its_own_level(size, kernels):
+    """As if the whole picture were rendered at each level and enlarged, and each latent took its pixels from one."""
+    model, lr = tiny(skip="bilinear"), picture(1, 3, 10, 12)
+    bounds = dict(zip((1, 1.5, 3, 5), quantiles(model, lr, 0.2, 0.3, 0.5, 0.7), strict=True))
+    with backend("reference") if kernels == "torch" else nullcontext():
+        out, (stats,) = render(model, lr, size, CMSR({8: bounds}, overlap=True).render)
+    assert stats.levels[:-1] == (1, 1.5, 3, 5)
+    with torch.inference_mode():
+        latent, target, cell = model.prepare(lr, size)
+        owner = F.interpolate(stats.band[None, None].float(), size, mode="nearest-exact")
+        expected = Dense()(model.decoder, latent, target, cell)
+        for i, level in enumerate(stats.levels[:-1]):
+            at = Grid.of(math.floor(10 * level), math.floor(12 * level))
+            coarse = Dense()(model.decoder, latent, at, model.decoder.cell(at, (10, 12), 1, lr.device))
+            coarse = F.interpolate(coarse, size, mode="bilinear", align_corners=False)
+            expected = torch.where(owner == i, coarse, expected)
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("level", [1, 1.6, 2.5, 4])
+def test_overlap_renders_what_is_read_and_no_more(level):
+    """What is read shows in the gradient of the enlargement."""
+    inside = torch.rand(6, 7, generator=torch.Generator().manual_seed(0)) < 0.2
+    at, size = Grid.of(math.floor(6 * level), math.floor(7 * level)), (44, 46)
+    coarse = torch.zeros(1, 1, *at.size, requires_grad=True)
+    pixels = F.interpolate(inside[None, None].float(), size, mode="nearest-exact") > 0
+    F.interpolate(coarse, size, mode="bilinear", align_corners=False)[pixels].sum().backward()
+    found = Level(level, at, inside, Grid.of(*size))
+    assert torch.equal(found.marked, coarse.grad[0, 0] > 0)
+    assert found.pixels == found.marked.sum()
 
 
 def test_overlap_takes_the_seams_away():
@@ -242,6 +266,7 @@ def test_needs_modulated_latents():
         ({"tables": {6: {1: 0.3}}, "precision_db": 50}, "tables of unknown threshold"),
         ({"tables": Tables({6: [Table({1: 0.1}, 1e-5), Table({1: 0.2}, 1e-4)]})}, "several thresholds"),
         ({"tables": Tables({6: [Table({1: 0.1}, 1e-5)]}), "precision_db": 70}, "70.0 dB.*56.0 dB"),
+        ({"tables": Tables({6: [Table({1: 0.1}, 1e-5)]}), "precision_db": 50, "overlap": False}, "needs overlap"),
         ({"tables": "nothing.yaml"}, "nothing.yaml: no such tables"),
     ],
 )
