@@ -171,3 +171,15 @@ def test_says_which_shapes_it_takes(shapes, message):
     model = SRModel(encoders.EDSR(8, 1), decoders.LIIF(8, [8]))
     with pytest.raises(ValueError, match=message):
         model(*(torch.zeros(shape) for shape in shapes))
+
+
+SMALL = [encoders.EDSR(blocks=1), encoders.RDN(blocks=1, layers=1), encoders.SwinIR(depths=[1], heads=[6])]
+
+
+@pytest.mark.parametrize("encoder", SMALL, ids=lambda encoder: type(encoder).__name__)
+def test_modulations_lie_latent_by_latent(encoder):
+    """However a picture lies in memory; here as one that numpy holds, (h, w, 3)."""
+    model = SRModel(encoder, decoders.LMLIIF(64)).eval()
+    with torch.inference_mode():
+        latent, _, _ = model.prepare(torch.rand(16, 24, 3).permute(2, 0, 1)[None], (64, 96))
+    assert latent.modulation.stride(-1) == 1
