@@ -1,11 +1,24 @@
+import importlib.util
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
+
+if not torch.cuda.is_available():
+    os.environ.setdefault(
+        "TRITON_INTERPRET", "1"
+    )  # Triton's own emulation on the CPU, if set before Triton is imported
+
+from lmf.kernels import build
+
+needs_compiler = pytest.mark.skipif(build.library() is None, reason="needs a C++ compiler")
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 
 ROOT = Path(__file__).resolve().parents[1]
 

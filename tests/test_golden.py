@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from lmf import kernels
 from lmf.encoders.swinir import Block as SwinBlock
 from lmf.grid import Grid
-from lmf.kernels.build import library
 from tests import golden
+from tests.conftest import needs_compiler, needs_triton
 
 MODELS = [
     "liif",
@@ -64,6 +64,17 @@ HEAVY = {"ciaosr", "ltep", "lm_liif_noinput", "lm_liif_rdn", "lm_liif_swinir", "
 CASES = [pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name for name in MODELS]
 
 
+MODULATED = [name for name in MODELS if name.startswith("lm_")]
+BACKENDS = ["reference", pytest.param("cpu", marks=needs_compiler), pytest.param("triton", marks=needs_triton)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", [name for name in MODULATED if name != SECOND])
+def test_frozen_queries_on_every_backend(name, backend):
+    with kernels.backend(backend):
+        check_frozen(name, LONG_SUMS.get(name, SHARE))
+
+
 @pytest.fixture(scope="module", params=CASES)
 def case(request, shared):
     g = golden.load(shared / "golden" / f"{request.param}.safetensors")
@@ -87,11 +98,21 @@ def test_pictures(case):
     check_pictures(g, model, allowed=LONG_SUMS.get(name, SHARE))
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_pictures_and_queries_on_every_backend(case, backend):
+    name, g, model = case
+    if name not in MODULATED:
+        pytest.skip("no modulations to render")
+    with kernels.backend(backend):
+        check_pictures(g, model, allowed=LONG_SUMS.get(name, SHARE))
+        if "query_out" in g.tensors:
+            check_queries(g, model, LONG_SUMS.get(name, SHARE))
+
+
+@pytest.mark.parametrize("backend", BACKENDS[:2])
 def test_lm_lte_is_off_by_the_rounding_of_long_sums_only(shared, monkeypatch, backend):
     """With convolutions that add up the two halves of a sum, nothing is. In double precision neither."""
-    if backend == "cpu" and library() is None:
-        pytest.skip("needs a C++ compiler")
     convolve = torch.nn.Conv2d.forward
 
     def in_halves(self, x):

@@ -1,6 +1,5 @@
 """The fused kernels against plain torch, which the stored outputs of the published models hold in turn."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -16,9 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from lmf import kernels
 from lmf.grid import Grid, ensemble
 from lmf.kernels import Weights, build, ops, reference
+from tests.conftest import needs_compiler, needs_triton
 
-needs_compiler = pytest.mark.skipif(build.library() is None, reason="needs a C++ compiler")
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 CASES = [  # form, width, depth, code, extra
     ("linear", 16, 6, 16, 2),
     ("linear", 16, 1, 64, 2),
