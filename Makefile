@@ -26,14 +26,14 @@ setup: $(READY)
 train: setup
 	$(BIN)/python run.py experiment=lmf_edsr $(ARGS)
 
-# Under an hour of one CPU core a model: decoders on features of LIIF's encoder, then LM-LIIF as a whole.
+# About an hour of one CPU core: decoders on features of LIIF's encoder, then LM-LIIF as a whole.
 WEIGHTS := lmf/weights
 FIT := $(BIN)/python run.py data=folder data.root='$(PHOTOS)' data.val_scales=[2,4]
 weights: setup
 	$(FIT) experiment=lmf_edsr schedule=decoder init='$(LIIF)' hydra.run.dir=runs/weights/decoder
-	$(FIT) experiment=lmf_edsr schedule=finetune init=runs/weights/decoder precision=bf16-mixed \
-	  hydra.run.dir=runs/weights/lm_liif_edsr
-	$(FIT) experiment=lm_lte_edsr schedule=decoder schedule.epochs=10 init='$(LIIF)' hydra.run.dir=runs/weights/lm_lte_edsr
+	$(FIT) experiment=lmf_edsr schedule=finetune init=runs/weights/decoder hydra.run.dir=runs/weights/lm_liif_edsr
+	$(FIT) experiment=lm_lte_edsr schedule=decoder schedule.epochs=10 schedule.scenes=2000 init='$(LIIF)' \
+	  hydra.run.dir=runs/weights/lm_lte_edsr
 	for model in lm_liif_edsr lm_lte_edsr; do set -e; \
 	  $(BIN)/python run.py task=export ckpt_path=runs/weights/$$model card=$(WEIGHTS)/card.yaml \
 	    output=$(WEIGHTS)/$$model.safetensors; \

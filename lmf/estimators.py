@@ -168,16 +168,19 @@ class Pooled:
     clip = True
     skip = True
     overlap = True
-    # Geometric bins from 2^-10 to 1, 1 % wide. What is less or more intense falls into the first or last.
-    OCTAVES, PER_OCTAVE = 10, 64
+    # Geometric bins from 2^-10 to 2^6, 1 % wide. What is less or more intense falls into the first or last. No edge is
+    # 1, which as a bound means all.
+    OCTAVES, PER_OCTAVE = (-10, 6), 64
     PRICES = np.geomspace(1e-3, 1e9, 400)  # output pixels per unit of relative difference
     TRIED = 40
     CONFIDENCE, HEADROOM_DB = 1.7, 6.0  # standard errors; see above
 
     def __init__(self, scales: Sequence[float], levels: Sequence[float], thresholds: Sequence[float]) -> None:
         self.scales, self.levels, self.thresholds = sorted(scales), sorted(levels), sorted(thresholds)
-        self.bins = self.OCTAVES * self.PER_OCTAVE
-        self.edges = 2.0 ** (np.arange(1 - self.bins, 1) / self.PER_OCTAVE)  # upper ones; the last is 1
+        first, last = self.OCTAVES
+        self.bins = (last - first) * self.PER_OCTAVE
+        self.edges = 2.0 ** (first + (np.arange(self.bins) + 0.5) / self.PER_OCTAVE)  # upper ones
+        self.edges[-1] = np.inf
 
     def empty(self) -> State:
         return {

@@ -212,7 +212,7 @@ def test_other_pictures_or_weights_start_anew(model, photos, tmp_path, monkeypat
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def synthetic(estimator, factor):
+def synthetic(estimator, factor, unit=1):
     """Thirty-two pictures of errors that grow with intensity; those of the last are ``factor`` times as large."""
     states = []
     for i in range(32):
@@ -220,14 +220,14 @@ def synthetic(estimator, factor):
         intensity = rng.uniform(0.05, 0.8, 4000)
         noise = rng.uniform(0.5, 2) * (factor if i == 31 else 1)
         squares = {s: noise * 1e-3 * intensity**4 * (6 / s - 1) * 108 for s in (1, 2, 3, 4)}
-        estimator.update(state, 6, Errors(intensity, np.full(4000, 36.0), squares))
+        estimator.update(state, 6, Errors(unit * intensity, np.full(4000, 36.0), squares))
         states.append(state)
     return states
 
 
 def outcomes(estimator, proposed, states):
     """What the pictures of `synthetic` look like when rendered with the ``proposed`` tables."""
-    centre, found = estimator.edges * 0.98, []
+    centre, found = np.minimum(estimator.edges, 2 * estimator.edges[-2]) * 0.98, []
     for state in states:
         pixels, squares = state["pixels"][0], np.pad(state["squares"][0], ((0, 1), (0, 0)))
         rows = []
@@ -239,6 +239,18 @@ def outcomes(estimator, proposed, states):
         squares, rendered = (np.array([column]) for column in zip(*rows, strict=True))
         found.append({"squares": squares, "rendered": rendered, "pixels": np.array([pixels.sum()])})
     return found
+
+
+def test_intensities_may_exceed_one():
+    """Eight times as intense latents get eight times the bounds."""
+    levels, thresholds = [1, 2, 3, 4], [1e-6 * 1.6**i for i in range(20)]
+    found = []
+    for factor in (1, 8):
+        estimator = Pooled([6], levels, thresholds)
+        found.append(estimator.propose(synthetic(estimator, 1, factor))[6])
+    for one, eight in zip(*found, strict=True):
+        assert eight.bounds == pytest.approx({level: 8 * bound for level, bound in one.bounds.items()})
+    assert max(max(table.bounds.values(), default=0) for table in found[1]) > 2
 
 
 def test_one_odd_picture_does_not_decide():

@@ -44,12 +44,13 @@ class Table:
     def bands(self, scale: float) -> list[Band]:
         """Levels up to ``scale``, coarse to fine, each with the intensities that it renders, ends included.
 
-        Levels of ``scale`` and more, or below 1, are left out. If the last bound is below 1, ``scale`` itself follows.
+        Levels of ``scale`` and more, or below 1, are left out. Unless the last bound is 1 or infinite, which stands for
+        all, ``scale`` itself follows.
         """
         levels = sorted(level for level in self.bounds if 1 <= level < scale)
         highs = [self.bounds[level] for level in levels]
-        if not levels or highs[-1] < 1:
-            levels, highs = [*levels, scale], [*highs, 1.0]
+        if not levels or highs[-1] not in (1, math.inf):
+            levels, highs = [*levels, scale], [*highs, math.inf]
         lows = [-math.inf, *highs[:-1]]
         return list(zip(levels, lows, [*highs[:-1], math.inf], strict=True))
 
@@ -196,6 +197,6 @@ def fingerprint(model: nn.Module) -> str:
 def _table(row: Mapping[str, Any]) -> Table:
     bounds = {float(level): float(bound) for level, bound in row["bounds"].items()}
     values = [bounds[level] for level in sorted(bounds)]
-    if values != sorted(values) or not all(map(math.isfinite, [*bounds, *values])):
-        raise ValueError(f"bounds must be finite and grow with the level, got {bounds}")
+    if values != sorted(values) or any(map(math.isnan, values)) or not all(map(math.isfinite, bounds)):
+        raise ValueError(f"levels must be finite and bounds grow with the level, got {bounds}")
     return Table(bounds, row.get("threshold"), row.get("share"))

@@ -18,6 +18,8 @@ INF = math.inf
         ({1: 0.31, 6: 1, 18: 1}, 24, [(1, -INF, 0.31), (6, 0.31, 1), (18, 1, INF)]),
         ({1: 0.31, 6: 1, 18: 1}, 18, [(1, -INF, 0.31), (6, 0.31, INF)]),
         ({0.5: 0.1, 4: 0.2}, 5, [(4, -INF, 0.2), (5, 0.2, INF)]),
+        ({1: 0.8, 2: 1.7}, 5, [(1, -INF, 0.8), (2, 0.8, 1.7), (5, 1.7, INF)]),
+        ({1: 0.8, 2: INF}, 5, [(1, -INF, 0.8), (2, 0.8, INF)]),
         ({8: 1}, 5, [(5, -INF, INF)]),
         ({}, 5, [(5, -INF, INF)]),
     ],
@@ -33,7 +35,7 @@ def test_the_smallest_scale_not_below_is_taken_else_the_largest():
 
 def test_round_trip(tmp_path):
     tables = Tables(
-        {6: [Table({1: 0.1, 1.5: 0.25}, 1e-6, 0.8), Table({}, 1e-5, None)], 5.5: [Table({2: 0.3}, 1e-6, 0.5)]},
+        {6: [Table({1: 0.1, 1.5: 0.25}, 1e-6, 0.8), Table({}, 1e-5, None)], 5.5: [Table({2: 0.3, 4: INF}, 1e-6, 0.5)]},
         model="ab12",
         estimator="pooled",
         images=7,
