@@ -26,7 +26,7 @@ setup: $(READY)
 train: setup
 	$(BIN)/python run.py experiment=lmf_edsr $(ARGS)
 
-# About an hour of one CPU core: decoders on features of LIIF's encoder, then LM-LIIF as a whole.
+# About two hours of one CPU core: decoders on features of LIIF's encoder, then LM-LIIF as a whole.
 WEIGHTS := lmf/weights
 FIT := $(BIN)/python run.py data=folder data.root='$(PHOTOS)' data.val_scales=[2,4]
 weights: setup
