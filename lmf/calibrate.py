@@ -24,10 +24,11 @@ from lmf.data import EvalSet, Source
 from lmf.data.folder import OnCorrupt
 from lmf.estimators import Errors, Estimator, State
 from lmf.grid import Size, axis
+from lmf.kernels.enlarge import enlarge
 from lmf.model import SRModel, evaluating
 from lmf.renderers import CMSR, Dense, Tables
 from lmf.renderers.cmsr import intensity
-from lmf.renderers.levels import enlarge, level_grid, owner, touched
+from lmf.renderers.levels import level_grid, owner, touched
 from lmf.renderers.remembering import Remembering
 from lmf.renderers.tables import Table, fingerprint, psnr
 from lmf.report import write_text

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmf import grid
+from lmf.kernels.enlarge import enlarge
+from lmf.region import Layer, Region
 
 Skip = Literal["none", "bilinear"]
 
@@ -98,19 +100,34 @@ class Decoder(nn.Module):
         coord = target.coord(cell.device).expand(len(cell), -1, 2)
         return self.query(latent, coord, cell).transpose(1, 2).unflatten(2, target.size)
 
-    def paint(self, out: Tensor, marked: Tensor, latent: Latent, target: grid.Grid, cell: Tensor, queries: int) -> None:
-        """`render`s the marked pixels of ``target`` alone, of one image, into ``out``.
+    def paint(self, out: Tensor, part: Region, latent: Latent, target: grid.Grid, cell: Tensor, queries: int) -> None:
+        """`render`s some pixels of ``target`` alone, of one image, into ``out``.
 
         Args:
-            out: (3, rows, cols), contiguous; pixels that are not marked stay as they are.
-            marked: bool (rows, cols).
+            out: (3, rows, cols), contiguous; pixels beyond ``part`` stay as they are.
+            part: which.
             queries: at a time, where `decode` needs temporaries.
         """
         y, x = target.axes(cell.device)
-        for index in marked.flatten().nonzero()[:, 0].split(queries):
+        for index in part.mask.flatten().nonzero()[:, 0].split(queries):
             coord = torch.stack([y[index // len(x)], x[index % len(x)]], dim=-1)  # (Q, 2)
             rgb = self.query(latent, coord[None], cell)[0]  # (Q, 3)
             out.view(3, -1)[:, index] = rgb.T.to(out.dtype)
+
+    def paint_layers(
+        self, out: Tensor, target: grid.Grid, layers: Sequence[Layer], latent: Latent, queries: int
+    ) -> None:
+        """`paint`s one image in levels, each enlarged to ``target``, into ``out`` (3, rows, cols), contiguous.
+
+        Args:
+            layers: pixels of ``target`` that are none's stay as they are.
+            queries: as in `paint`.
+        """
+        for layer in layers:
+            picture = out if layer.shown is None else out.new_empty(3, *layer.grid.size)
+            self.paint(picture, layer.part, latent, layer.grid, layer.cell, queries)
+            if layer.shown is not None:
+                enlarge(picture, layer.grid, target, out, layer.shown)
 
     @property
     def bounded(self) -> bool:

@@ -7,6 +7,7 @@ renderer reads besides modulations; everything else is here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from lmf import grid, kernels
 from lmf.decoders.base import Decoder, Latent, Skip
+from lmf.region import Layer, Region
 
 
 @dataclass(frozen=True)
@@ -127,14 +129,25 @@ class LMFDecoder(Decoder):
         extra, image = self.extra(grid.relative_cell(cell, latent.size)), self.skipped(latent)
         return kernels.render_grid(latent.modulation, latent.code, extra, target, image, self.imnet.weights(), form)
 
-    def paint(self, out: Tensor, marked: Tensor, latent: Any, target: grid.Grid, cell: Tensor, queries: int) -> None:
+    def paint(self, out: Tensor, part: Region, latent: Any, target: grid.Grid, cell: Tensor, queries: int) -> None:
+        if not self.painted(out, target, [Layer(target, cell, part)], latent):
+            super().paint(out, part, latent, target, cell, queries)
+
+    def paint_layers(self, out: Tensor, target: grid.Grid, layers: Sequence[Layer], latent: Any, queries: int) -> None:
+        if not self.painted(out, target, layers, latent):
+            super().paint_layers(out, target, layers, latent, queries)
+
+    def painted(self, out: Tensor, target: grid.Grid, layers: Sequence[Layer], latent: Any) -> bool:
+        """Paints all layers at once, if that can be done."""
         form = self.fused_form()
         weights = self.imnet.weights() if form and self.bounded else None
-        if form is None or weights is None or not kernels.marks(out, latent.modulation, weights, form):
-            super().paint(out, marked, latent, target, cell, queries)
-            return
-        extra, image = self.extra(grid.relative_cell(cell, latent.size)), self.skipped(latent)
-        kernels.render_marked(out, marked, latent.modulation, latent.code, extra, target, image, weights, form)
+        if form is None or weights is None or not kernels.layered(out, latent.modulation, weights, form):
+            return False
+        extra = self.extra(grid.relative_cell(torch.cat([layer.cell for layer in layers]), latent.size))
+        kernels.render_layers(
+            out, target, layers, latent.modulation, latent.code, extra, self.skipped(latent), weights, form
+        )
+        return True
 
     @property
     def bounded(self) -> bool:

@@ -7,6 +7,8 @@ or by ``python -m lmf.kernels``) and `triton` (CUDA). The device and what is ins
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,8 +16,9 @@ from lmf.grid import Grid
 from lmf.kernels import ops, reference
 from lmf.kernels.ops import BACKENDS, backend
 from lmf.kernels.reference import Form, Weights, blend
+from lmf.region import Layer
 
-__all__ = ["BACKENDS", "Form", "Weights", "backend", "blend", "marks", "render", "render_grid", "render_marked"]
+__all__ = ["BACKENDS", "Form", "Weights", "backend", "blend", "layered", "render", "render_grid", "render_layers"]
 
 
 def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, form: Form) -> Tensor:
@@ -59,35 +62,36 @@ def render_grid(
     return ops.render_grid(modulation, code, extra, y, x, image, *mlp, form)
 
 
-def marks(out: Tensor, modulation: Tensor, weights: Weights, form: Form) -> bool:
-    """Whether `render_marked` can serve; `render` always can."""
+def layered(out: Tensor, modulation: Tensor, weights: Weights, form: Form) -> bool:
+    """Whether `render_layers` can serve; `render` always can."""
     same = out.dtype == modulation.dtype and out.device == modulation.device
-    native = hasattr(ops.implementation(modulation, weights, form), "render_marked")
+    native = hasattr(ops.implementation(modulation, weights, form), "render_layers")
     return same and native and out.is_contiguous() and not torch.is_grad_enabled()
 
 
-def render_marked(
+def render_layers(
     out: Tensor,
-    marked: Tensor,
+    target: Grid,
+    layers: Sequence[Layer],
     modulation: Tensor,
     code: Tensor,
     extra: Tensor,
-    target: Grid,
     image: Tensor | None,
     weights: Weights,
     form: Form,
 ) -> None:
-    """`render_grid` of one image, of marked pixels alone, into ``out``; no gradients. See `marks`.
+    """Of one image a picture in levels, each as `render_grid` renders it; no gradients. See `layered`.
 
     Args:
-        out: (3, rows, cols), contiguous, of the type of the modulations; pixels that are not marked stay as they are.
-        marked: bool (rows, cols).
+        out: (3, rows, cols) of ``target``, contiguous, of the type of the modulations; pixels of no layer stay.
+        layers: at least one.
+        extra: (layers, E), of each.
     """
     check(modulation, code, extra, weights, form)
-    modulation, code, extra, y, x, *mlp = same_type(modulation, code, extra, *target.axes(modulation.device), *weights)
+    modulation, code, extra, *mlp = same_type(modulation, code, extra, *weights)
     image = image if image is None else image.to(modulation.dtype)
     module = ops.implementation(modulation, Weights(*mlp), form)
-    module.render_marked(out, marked, modulation, code, extra, y, x, image, Weights(*mlp), form)
+    module.render_layers(out, target, layers, modulation, code, extra, image, Weights(*mlp), form)
 
 
 def same_type(*tensors: Tensor) -> list[Tensor]:

@@ -14,7 +14,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-SOURCES = ("render.cpp", "enlarge.h", "tile.h", "place.h", "vector.h")
+SOURCES = ("render.cpp", "layers.h", "enlarge.h", "pages.h", "skip.h", "tile.h", "place.h", "vector.h")
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-Wno-psabi")
 # Tried in order: Clang on ARM may know no -march=native, and some compilers come without OpenMP (one thread then).
 TARGETS = (("-march=native", "-fopenmp"), ("-mcpu=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",), ())

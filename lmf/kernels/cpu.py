@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lmf import region
+from lmf.grid import Grid
 from lmf.kernels.build import library
+from lmf.kernels.enlarge import along
 from lmf.kernels.layout import fold, strided
 from lmf.kernels.reference import Weights
 
@@ -24,6 +28,38 @@ class Problem(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("modulation", "code", "phase", "first", "hidden", "out")),
         *((name, ctypes.c_void_p) for name in ("bias", "out_bias", "first_back", "hidden_back", "out_back")),
         *((name, ctypes.c_void_p) for name in ("grad_modulation", "grad_code", "grads")),
+    ]
+
+
+class Region(ctypes.Structure):
+    """Mirrors ``struct Region`` of enlarge.h."""
+
+    _fields_ = [*((name, ctypes.c_void_p) for name in ("rows", "first", "runs")), ("blocks", ctypes.c_int64)]
+
+    @classmethod
+    def of(cls, call: Call, own: region.Region) -> Region:
+        return cls(*(call.address(t.contiguous()) for t in (own.rows, own.first, own.runs)), len(own.rows) - 1)
+
+
+class Taps(ctypes.Structure):
+    """Mirrors ``struct Taps`` of enlarge.h."""
+
+    _fields_ = [*((name, ctypes.c_void_p) for name in ("first", "second", "weight")), ("count", ctypes.c_int64)]
+
+    @classmethod
+    def of(cls, call: Call, taps: tuple[Tensor, Tensor, Tensor]) -> Taps:
+        return cls(*map(call.address, taps), len(taps[0]))
+
+
+class Layer(ctypes.Structure):
+    """Mirrors ``struct Layer`` of layers.h."""
+
+    _fields_ = [
+        ("problem", Problem),
+        *((name, ctypes.c_void_p) for name in ("y", "x")),
+        *((name, ctypes.c_int64) for name in ("height", "width")),
+        *((name, Region) for name in ("part", "shown")),
+        *((name, Taps) for name in ("rows", "columns")),
     ]
 
 
@@ -93,23 +129,41 @@ def render_grid(
     return rgb
 
 
-def render_marked(
+def render_layers(
     out: Tensor,
-    marks: Tensor,
+    target: Grid,
+    layers: Sequence[region.Layer],
     modulation: Tensor,
     code: Tensor,
     extra: Tensor,
-    y: Tensor,
-    x: Tensor,
     image: Tensor | None,
     weights: Weights,
     form: str,
 ) -> None:
-    """See `lmf.kernels.render_marked`."""
-    call = Call(modulation, code, extra, weights, form, marks.numel(), rows_around(y, modulation.shape[1]))
+    """See `lmf.kernels.render_layers`."""
+    axes = [[t.to(modulation.dtype) for t in layer.grid.axes(modulation.device)] for layer in layers]
+    rows = rows_around(torch.cat([y for y, _ in axes]), modulation.shape[1])
+    # What is one per image comes with the bias of the first layer, so that all levels share the folded latents.
+    nothing = torch.zeros_like(extra[:1])
+    call = Call(modulation, code, nothing if form == "linear" else extra, weights, form, math.prod(target.size), rows)
+    native = (Layer * len(layers))()
+    for own, layer, (y, x), more in zip(native, layers, axes, extra, strict=True):
+        own.problem = call.problem
+        if form == "linear":
+            bias = weights.bias.clone()
+            bias[0] += weights.first[:, code.shape[-1] + 2 :] @ more
+            own.problem.bias = call.address(bias)
+        else:
+            own.problem.phase = call.address(more.contiguous())
+        own.y, own.x, own.height, own.width = call.address(y), call.address(x), len(y), len(x)
+        own.part = Region.of(call, layer.part)
+        if layer.shown is not None:
+            own.shown = Region.of(call, layer.shown)
+            own.rows, own.columns = (Taps.of(call, along(layer.grid, target, axis, y)) for axis in (0, 1))
     size = (ctypes.c_int64 * 2)(*(image.shape[-2:] if image is not None else ()))
     image = image if image is None else image.contiguous()
-    call("marked", y.contiguous(), len(y), x.contiguous(), len(x), marks.contiguous(), image, size, out)
+    band = max(1, round(target.cells[0] / modulation.shape[1]))
+    call("layers", native, len(layers), image, size, out, *target.size, band)
 
 
 def rows_around(y: Tensor, cells: int) -> tuple[int, int]:

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "pages.h"
+
 template <class T>
 struct Taps {  // for each pixel of an axis the two around it and the weight of the second
     const int64_t *first, *second;
@@ -11,53 +13,65 @@ struct Taps {  // for each pixel of an axis the two around it and the weight of 
     int64_t count;
 };
 
-struct Blocks {  // where to write: blocks of rows, each with its runs of columns
-    const int64_t *rows, *runs, *columns;  // first row of each block and the end, first run of each and the end, runs
-    int64_t count;
+struct Region {  // some pixels: blocks of rows, each with its runs of columns
+    const int64_t *rows, *first, *runs;  // first row of each block and the end, first run of each and the end, runs
+    int64_t blocks;
+
+    int64_t block(int64_t row) const { return std::upper_bound(rows, rows + blocks + 1, row) - rows - 1; }
 };
 
-// out (planes, rows.count, columns.count). A row of the source is widened once for all rows of a block between it and
-// the next, so what is left for most pixels is a blend of two rows in cache.
+// Some runs of the rows from `start` on of the plane `out`, columns.count wide. `source(row)` is a row of what is
+// enlarged. It is widened once for all rows between it and the next, so what is left for most pixels is a blend of two
+// rows in cache. `wide` has room for two rows.
+template <class T, class Source>
+void enlarge_rows(Source source, const Taps<T>& rows, const Taps<T>& columns, int64_t start, int64_t stop,
+                  const int64_t* runs, const int64_t* end, T* wide, T* out) {
+    int64_t held[2] = {-1, -1};
+    const auto widened = [&](int64_t row, int64_t keep) {  // where it is; row `keep` stays
+        if (held[0] == row || held[1] == row) return held[0] == row ? 0 : 1;
+        const int slot = held[0] == keep ? 1 : 0;
+        const T* line = source(row);
+        T* const to = wide + slot * columns.count;
+        for (const int64_t* run = runs; run < end; run += 2)
+            for (int64_t j = run[0]; j < run[1]; j++) {
+                const T left = line[columns.first[j]];
+                to[j] = left + columns.weight[j] * (line[columns.second[j]] - left);
+            }
+        held[slot] = row;
+        return slot;
+    };
+    for (int64_t i = start; i < stop; i++) {
+        const T* above = wide + widened(rows.first[i], rows.second[i]) * columns.count;
+        const T* below = wide + widened(rows.second[i], rows.first[i]) * columns.count;
+        const T weight = rows.weight[i];
+        T* line = out + i * columns.count;
+        for (const int64_t* run = runs; run < end; run += 2)
+            for (int64_t j = run[0]; j < run[1]; j++) line[j] = above[j] + weight * (below[j] - above[j]);
+    }
+}
+
+// out (planes, rows.count, columns.count)
 template <class T>
 void enlarge(const T* image, int64_t planes, int64_t h, int64_t w, const Taps<T>& rows, const Taps<T>& columns,
-             const Blocks& blocks, T* out, int64_t threads) {
-    const int64_t width = columns.count;
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (int64_t job = 0; job < planes * blocks.count; job++) {
-        const int64_t plane = job / blocks.count, block = job % blocks.count;
-        const int64_t *const first = blocks.columns + 2 * blocks.runs[block];
-        const int64_t *const last = blocks.columns + 2 * blocks.runs[block + 1];
-        if (first == last) continue;
-        std::vector<T> wide[2] = {std::vector<T>(width), std::vector<T>(width)};
-        int64_t held[2] = {-1, -1};
-        const auto widened = [&](int64_t row, int64_t keep) {  // where it is; row `keep` stays
-            if (held[0] == row || held[1] == row) return held[0] == row ? 0 : 1;
-            const int slot = held[0] == keep ? 1 : 0;
-            const T* line = image + (plane * h + row) * w;
-            T* const to = wide[slot].data();
-            for (const int64_t* run = first; run < last; run += 2)
-                for (int64_t j = run[0]; j < run[1]; j++) {
-                    const T left = line[columns.first[j]];
-                    to[j] = left + columns.weight[j] * (line[columns.second[j]] - left);
-                }
-            held[slot] = row;
-            return slot;
-        };
-        for (int64_t i = blocks.rows[block]; i < blocks.rows[block + 1]; i++) {
-            const T* above = wide[widened(rows.first[i], rows.second[i])].data();
-            const T* below = wide[widened(rows.second[i], rows.first[i])].data();
-            const T weight = rows.weight[i];
-            T* line = out + (plane * rows.count + i) * width;
-            for (const int64_t* run = first; run < last; run += 2)
-                for (int64_t j = run[0]; j < run[1]; j++) line[j] = above[j] + weight * (below[j] - above[j]);
+             const Region& part, T* out, int64_t threads) {
+    large_pages(out, planes * rows.count * columns.count * sizeof(T));
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<T> wide(2 * columns.count);
+#pragma omp for schedule(dynamic)
+        for (int64_t job = 0; job < planes * part.blocks; job++) {
+            const int64_t plane = job / part.blocks, block = job % part.blocks;
+            enlarge_rows([=](int64_t row) { return image + (plane * h + row) * w; }, rows, columns, part.rows[block],
+                         part.rows[block + 1], part.runs + 2 * part.first[block], part.runs + 2 * part.first[block + 1],
+                         wide.data(), out + plane * rows.count * columns.count);
         }
     }
 }
 
 extern "C" void enlarge_float(const float* image, const int64_t* above, const int64_t* below, const float* down,
                               const int64_t* left, const int64_t* right, const float* along, const int64_t* block_rows,
-                              const int64_t* block_runs, const int64_t* runs, float* out, int64_t planes, int64_t h,
+                              const int64_t* block_first, const int64_t* runs, float* out, int64_t planes, int64_t h,
                               int64_t w, int64_t H, int64_t W, int64_t blocks, int64_t threads) {
     enlarge(image, planes, h, w, Taps<float>{above, below, down, H}, Taps<float>{left, right, along, W},
-            Blocks{block_rows, block_runs, runs, blocks}, out, threads);
+            Region{block_rows, block_first, runs, blocks}, out, threads);
 }

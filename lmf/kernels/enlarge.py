@@ -3,61 +3,60 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from lmf.grid import Grid
 from lmf.kernels import ops
 from lmf.kernels.build import library
+from lmf.region import Region
 
 Taps = tuple[Tensor, Tensor, Tensor]  # for each pixel of an axis the two around it, int64, and the weight of the second
 STRETCH = 64  # rows that share what they read
 
 
-@dataclass(frozen=True)
-class Part:
-    """Pixels that lie in some cells of a coarse grid.
+def enlarge(image: Tensor, source: Grid, target: Grid, out: Tensor | None = None, part: Region | None = None) -> Tensor:
+    """``image`` (3, rows, cols), pixels of ``source``, sampled bilinearly at those of ``target``, border repeated.
 
-    Attributes:
-        cells: bool (h, w), which.
-        y: int64 (H,), the row of cells that each row of pixels lies in, ascending.
-        x: int64 (W,), the same for columns.
+    Into ``out`` if given; with ``part``, only these of its pixels.
     """
-
-    cells: Tensor
-    y: Tensor
-    x: Tensor
-
-    @property
-    def mask(self) -> Tensor:
-        """bool (H, W), the pixels; whole rows are cheap to repeat."""
-        return self.cells.index_select(1, self.x).index_select(0, self.y)
-
-    def blocks(self) -> tuple[Tensor, Tensor, Tensor]:
-        """First pixel (h + 1,) and first run (h + 1,) of each row of cells, and their ends; runs (n, 2) of columns."""
-        top, left = (
-            torch.searchsorted(own, torch.arange(n + 1))
-            for own, n in zip((self.y, self.x), self.cells.shape, strict=True)
-        )
-        edges = F.pad(self.cells.to(torch.int8), (1, 1)).diff(dim=1)  # 1 where a run begins, -1 after it
-        starts, stops = (edges == 1).nonzero(), (edges == -1).nonzero()
-        first = torch.searchsorted(starts[:, 0].contiguous(), torch.arange(len(self.cells) + 1))
-        return top, first, torch.stack([left[starts[:, 1]], left[stops[:, 1]]], dim=1)
+    out = image.new_empty(3, *target.size) if out is None else out
+    rows, columns = (along(source, target, axis, image) for axis in (0, 1))
+    enlarge_into(out, image, rows, columns, part)
+    return out
 
 
-def enlarge_into(out: Tensor, image: Tensor, rows: Taps, columns: Taps, part: Part | None = None) -> None:
+def along(source: Grid, target: Grid, axis: int, like: Tensor) -> Taps:
+    """`taps` along one axis."""
+    spans = [(g.cells[axis], (g.rows, g.cols)[axis]) for g in (source, target)]
+    return taps(*spans[0], *spans[1], like)
+
+
+def taps(
+    source: float, source_span: tuple[int, int], target: float, target_span: tuple[int, int], like: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For each target pixel of an axis the two source pixels around it and the weight of the second."""
+    position = (torch.arange(*target_span, dtype=torch.float64) + 0.5) * (source / target) - 0.5 - source_span[0]
+    position = position.clamp(0, source_span[1] - source_span[0] - 1)
+    first = position.long()
+    second = (first + 1).clamp(max=source_span[1] - source_span[0] - 1)
+    weight = (position - first).to(like.dtype)
+    return first.to(like.device), second.to(like.device), weight.to(like.device)
+
+
+def enlarge_into(out: Tensor, image: Tensor, rows: Taps, columns: Taps, part: Region | None = None) -> None:
     """Fills ``out`` (C, H, W), or a part, with ``image`` (C, h, w) sampled at ``rows`` (H,) and ``columns`` (W,)."""
     (above, below, down), (left, right, along) = rows, columns
     plain = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (image, out))
     graded = torch.is_grad_enabled() and image.requires_grad
     if plain and not graded and out.is_contiguous() and ops.forced != "reference" and (native := library()) is not None:
         threads = max(1, min(torch.get_num_threads(), out.numel() // 4096))
-        blocks = stretches(len(above), len(left)) if part is None else part.blocks()
-        tensors = (image.contiguous(), above, below, down, left, right, along, *blocks, out)
+        part = Region.whole((len(above), len(left)), STRETCH) if part is None else part
+        tensors = [image, above, below, down, left, right, along, part.rows, part.first, part.runs, out]
+        tensors = [t.contiguous() for t in tensors]
         pointers = [ctypes.c_void_p(t.data_ptr()) for t in tensors]
-        sizes = [ctypes.c_int64(n) for n in (*image.shape, len(above), len(left), len(blocks[0]) - 1, threads)]
+        sizes = [ctypes.c_int64(n) for n in (*image.shape, len(above), len(left), len(part.rows) - 1, threads)]
         native.enlarge_float(*pointers, *sizes)
         return
     first, last, mask = above.tolist(), below.tolist(), None if part is None else part.mask
@@ -70,10 +69,3 @@ def enlarge_into(out: Tensor, image: Tensor, rows: Taps, columns: Taps, part: Pa
         upper, lower = (x.index_select(1, index[start:stop] - top) for index in (above, below))
         upper.lerp_(lower, down[start:stop, None])
         out[:, start:stop] = upper if mask is None else torch.where(mask[start:stop], upper, out[:, start:stop])
-
-
-def stretches(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The blocks of a whole picture."""
-    rows = torch.arange(0, height + STRETCH, STRETCH).clamp_(max=height)
-    runs = torch.arange(len(rows))
-    return rows, runs, torch.tensor([[0, width]]).expand(len(rows), 2).contiguous()

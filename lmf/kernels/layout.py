@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,7 +19,9 @@ def fold(code: Tensor, extra: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
         (B, h, w, D), to which a query adds ``rel @ columns.T``, and columns (D, 2).
     """
     k = code.shape[-1]
-    return F.linear(code, first[:, :k]) + F.linear(extra, first[:, k + 2 :])[:, None, None], first[:, k : k + 2]
+    same = F.linear(extra, first[:, k + 2 :])[:, None]  # (B, 1, D)
+    folded = torch.baddbmm(same, code.flatten(1, 2), first[:, :k].T.expand(len(code), -1, -1))
+    return folded.unflatten(1, code.shape[1:3]), first[:, k : k + 2]
 
 
 def strided(t: Tensor) -> Tensor:

@@ -41,6 +41,23 @@ struct Columns {  // the offsets of many places side by side, the last repeated 
     std::vector<T> rel[2];
 };
 
+// The columns of a tile: side by side, or picked.
+struct Stretch {
+    int64_t start;
+    int64_t operator[](int i) const { return start + i; }
+    template <class T, class V>
+    LMF_INLINE void load(const T* from, V& v) const { v = Lanes<T, PIXELS>::load(from + start); }
+};
+
+struct Picked {
+    const int64_t* at;
+    int64_t operator[](int i) const { return at[i]; }
+    template <class T, class V>
+    LMF_INLINE void load(const T* from, V& v) const {
+        LMF_UNROLL for (int i = 0; i < PIXELS; i++) v[i] = from[at[i]];
+    }
+};
+
 template <class T, int D>
 struct Renderer {
     static constexpr int R = block_rows<T, D>();
@@ -112,32 +129,45 @@ struct Renderer {
         LMF_UNROLL for (int m = 0; m < 4; m++) weight[m * PIXELS + pixel] = area[3 - m] * share;
     }
 
-    // Whether the first `count` pixels, which follow each other in one row, have the same four neighbours.
-    LMF_INLINE bool shared(int count) const {
-        return modulation[0] == modulation[count - 1] && modulation[PIXELS] == modulation[PIXELS + count - 1];
-    }
-
-    // A whole tile of one row of a grid, from column j on; as `place` does it, but for `latent`. Whether its pixels have
-    // the same four neighbours.
-    LMF_INLINE bool place_row(int64_t number, const Offsets<T>& v, const Columns<T>& u, int64_t j) {
-        T area[4][PIXELS], share[PIXELS];
-        for (int m = 0; m < 4; m++) {
-            const T *above = (const T*)p.modulation + v.modulation[m / 2], *coded = (const T*)p.code + v.code[m / 2];
-            const int64_t *across = &u.modulation[m % 2][j], *along = &u.code[m % 2][j];
-            const T *x = &u.rel[m % 2][j], y = v.rel[m / 2];
-            for (int i = 0; i < PIXELS; i++) modulation[m * PIXELS + i] = above + across[i];
-            for (int i = 0; i < PIXELS; i++) code[m * PIXELS + i] = coded + along[i];
-            for (int i = 0; i < PIXELS; i++) {
-                rel[0][m * PIXELS + i] = y;
-                rel[1][m * PIXELS + i] = x[i];
-                area[m][i] = std::abs(y * x[i]) + T(1e-9);
+    Columns<T> columns(const T* x, int64_t count) const {
+        Columns<T> all;
+        for (int64_t j = 0; j < count + PIXELS - 1; j++) {
+            const Offsets<T> one = column(locate(x[std::min(j, count - 1)], p.width));
+            for (int side = 0; side < 2; side++) {
+                all.modulation[side].push_back(one.modulation[side]);
+                all.code[side].push_back(one.code[side]);
+                all.rel[side].push_back(one.rel[side]);
             }
         }
-        for (int i = 0; i < PIXELS; i++) share[i] = 1 / (area[0][i] + area[1][i] + area[2][i] + area[3][i]);
-        for (int m = 0; m < 4; m++)
-            for (int i = 0; i < PIXELS; i++) weight[m * PIXELS + i] = area[3 - m][i] * share[i];
+        return all;
+    }
+
+    // A whole tile of one row, of the columns `at`. Places them as `place` does, but for `latent`. The blend's weights
+    // stay in registers: written to memory in parts they could not be read again as a whole without waiting.
+    template <class At>
+    LMF_INLINE void render(int64_t number, const Offsets<T>& v, const Columns<T>& u, const At& at) {
+        V8 x[2], area[4];
+        LMF_UNROLL for (int side = 0; side < 2; side++) {
+            at.load(u.rel[side].data(), x[side]);
+            LMF_UNROLL for (int m = side; m < 4; m += 2) {
+                const T* above = (const T*)p.modulation + v.modulation[m / 2];
+                const T* coded = (const T*)p.code + v.code[m / 2];
+                for (int i = 0; i < PIXELS; i++) modulation[m * PIXELS + i] = above + u.modulation[side][at[i]];
+                for (int i = 0; i < PIXELS; i++) code[m * PIXELS + i] = coded + u.code[side][at[i]];
+                L8::store(rel[0] + m * PIXELS, V8{} + v.rel[m / 2]);
+                L8::store(rel[1] + m * PIXELS, x[side]);
+                const V8 product = v.rel[m / 2] * x[side];
+                area[m] = (product < 0 ? -product : product) + T(1e-9);
+            }
+        }
+        const V8 share = T(1) / (area[0] + area[1] + area[2] + area[3]);
+        LMF_UNROLL for (int m = 0; m < 4; m++) L8::store(weight + m * PIXELS, area[3 - m] * share);
         for (int i = 0; i < PIXELS; i++) image[i] = number;
-        return shared(PIXELS);
+        const int last = PIXELS - 1;  // with the neighbours of the first: so have all
+        if (modulation[0] == modulation[last] && modulation[PIXELS] == modulation[PIXELS + last])
+            forward<false, true>();
+        else
+            forward<false, false>();
     }
 
     void repeat(int pixel, int from) {

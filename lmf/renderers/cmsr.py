@@ -20,8 +20,10 @@ from torch import Tensor
 
 from lmf.decoders.base import Decoder, Latent
 from lmf.grid import Grid, Size
+from lmf.kernels.enlarge import enlarge
+from lmf.region import Layer
 from lmf.renderers.dense import Dense
-from lmf.renderers.levels import Level, enlarge, levels_of
+from lmf.renderers.levels import Level, levels_of, region
 from lmf.renderers.probe import Probe
 from lmf.renderers.tables import Table, TableError, Tables, mean_square, psnr
 
@@ -190,22 +192,28 @@ class CMSR:
     def paint(
         self, out: Tensor, decoder: Decoder, latent: Latent, target: Grid, cell: Tensor, levels: list[Level]
     ) -> None:
-        """Fills ``out`` (3, rows, cols), coarse to fine."""
+        """Fills ``out`` (3, rows, cols)."""
+
+        def cell_of(at: Grid) -> Tensor:
+            return cell if at == target else decoder.cell(at, latent.size, 1, cell.device).to(cell.dtype)
+
+        if levels[0].target is not None:
+            shown = [None if level.grid == target else region(level.inside, target) for level in levels]
+            layers = [Layer(x.grid, cell_of(x.grid), x.region, own) for x, own in zip(levels, shown, strict=True)]
+            decoder.paint_layers(out, target, layers, latent, self.dense.queries)
+            return
         assert latent.image is not None
         before, at = latent.image[0].to(out.dtype), Grid.of(*latent.size)
-        for level in levels:
+        for level in levels:  # coarse to fine
             picture = out if level.grid == target else out.new_empty(3, *level.grid.size)
-            own = decoder.cell(level.grid, latent.size, 1, cell.device).to(cell.dtype) if picture is not out else cell
+            own = cell_of(level.grid)
             if level.pixels == math.prod(level.grid.size):
                 picture.copy_(self.dense(decoder, latent, level.grid, own)[0])
             else:
-                if level.target is None:
-                    enlarge(before, at, level.grid, picture)
-                decoder.paint(picture, level.marked, latent, level.grid, own, self.dense.queries)
-            if level.target is not None and picture is not out:
-                enlarge(picture, level.grid, level.target, out, level.inside)
+                enlarge(before, at, level.grid, picture)
+                decoder.paint(picture, level.region, latent, level.grid, own, self.dense.queries)
             before, at = picture, level.grid
-        if at != target and levels[-1].target is None:
+        if at != target:
             enlarge(before, at, target, out)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lmf import grid
 from lmf.grid import Grid, Size
-from lmf.kernels.enlarge import Part, Taps, enlarge_into
+from lmf.kernels.enlarge import along
+from lmf.region import Region
 from lmf.renderers.tables import Table
 
 
@@ -34,49 +35,59 @@ class Level:
     target: Grid | None = None
 
     @cached_property
-    def marked(self) -> Tensor:
-        """bool (rows, columns), the pixels that are rendered."""
+    def region(self) -> Region:
+        """The pixels that are rendered."""
         if self.target is None or self.target == self.grid:
-            return part(self.inside, self.grid).mask
-        wide = reached(self.inside.T, *readers(self.grid, self.target, 1, self.inside)).T
-        return reached(wide.contiguous(), *readers(self.grid, self.target, 0, self.inside))
+            return region(self.inside, self.grid)
+        (top, bottom), (left, right) = (readers(self.grid, self.target, axis, self.inside) for axis in (0, 1))
+        new = (F.pad(top, (1, 1), value=-2).diff() != 0) | (F.pad(bottom, (1, 1), value=-2).diff() != 0)
+        rows = new.nonzero()[:, 0]  # where a block begins: the same latents read all its rows; and the end
+        cells = reached(self.inside, top[rows[:-1]], bottom[rows[:-1]])
+        latents = torch.arange(self.inside.shape[1], device=self.inside.device)
+        left, right = torch.searchsorted(right, latents), torch.searchsorted(left, latents, right=True)
+        return Region.of(self.grid.size, rows, cells, left, right)
 
     @cached_property
     def pixels(self) -> int:
         """How many pixels are rendered."""
-        if self.target is not None and self.target != self.grid:
-            return int(self.marked.count_nonzero())
-        held = part(self.inside, self.grid)
-        y, x = (own.bincount(minlength=n) for own, n in zip((held.y, held.x), self.inside.shape, strict=True))
-        return int((y[:, None] * x * self.inside).sum())
+        return self.region.pixels
 
 
-def part(inside: Tensor, at: Grid) -> Part:
+def region(inside: Tensor, at: Grid) -> Region:
     """The pixels of ``at`` that lie in the latents ``inside`` (h, w)."""
-    y, x = at.axes(inside.device)
-    return Part(inside, owner(y, inside.shape[0]), owner(x, inside.shape[1]))
+    top, left = (starts(owners(at, axis, n, inside.device), n) for axis, n in enumerate(inside.shape))
+    return Region.of(at.size, top, inside, left[:-1], left[1:])
+
+
+def starts(own: Tensor, n: int) -> Tensor:
+    """Where each of ``n`` latents begins among pixels of which latent ``own`` holds each, and the end: (n + 1,)."""
+    return torch.searchsorted(own, torch.arange(n + 1, device=own.device))
 
 
 def readers(source: Grid, target: Grid, axis: int, inside: Tensor) -> tuple[Tensor, Tensor]:
-    """The first and the last latent, each (pixels,), that reads each pixel of ``source`` along ``axis`` when enlarged
-    to ``target``. A pixel that none reads gets the number of latents, which `reached` takes for none.
+    """The first and the last latent, each (pixels,), that read a pixel of ``source`` along ``axis`` when enlarged to
+    ``target``; both ascend. Where none does, the last comes before the first.
     """
     n, device = inside.shape[axis], inside.device
-    first, second, _ = along(source, target, axis, torch.empty(0, device=device))
-    own = owner(target.axes(device)[axis], n)
+    above, below, _ = along(source, target, axis, torch.empty(0, device=device))
+    own = F.pad(F.pad(owners(target, axis, n, device), (1, 0), value=-1), (0, 1), value=n)
     pixels = torch.arange(source.size[axis], device=device)
-    start, stop = torch.searchsorted(second, pixels), torch.searchsorted(first, pixels, right=True) - 1
-    none = start > stop
-    return tuple(own[i.clamp(0, len(own) - 1)].masked_fill(none, n) for i in (start, stop))  # type: ignore[return-value]
+    return own[1 + torch.searchsorted(below, pixels)], own[torch.searchsorted(above, pixels, right=True)]
 
 
 def reached(mask: Tensor, first: Tensor, last: Tensor) -> Tensor:
     """Where ``mask`` (n, m) is true in any of its rows ``first .. last``, each (N,): (N, m)."""
-    mask = F.pad(mask, (0, 0, 0, 1))
-    found = mask.index_select(0, first)
+    mask = F.pad(mask, (0, 0, 0, 1))  # a row of none
+    found = mask.index_select(0, torch.where(first <= last, first, len(mask) - 1))
     for more in range(1, int((last - first).max()) + 1):
-        found.logical_or_(mask.index_select(0, torch.minimum(first + more, last)))
+        found |= mask.index_select(0, torch.minimum(first + more, last).clamp(min=0))
     return found
+
+
+@lru_cache(maxsize=16)
+def owners(at: Grid, axis: int, latents: int, device: torch.device) -> Tensor:
+    """`owner` of the pixels of ``at`` along ``axis``. All levels of a picture ask for it."""
+    return owner(at.axes(device)[axis], latents)
 
 
 def owner(centre: Tensor, latents: int) -> Tensor:
@@ -118,34 +129,3 @@ def touched(target: Grid, size: Size, more: int = 1) -> tuple[tuple[int, int], t
         first, *_, last = owner(grid.axis(cells, *span), n).tolist() * 2
         spans.append((max(0, first - more), min(n, last + 1 + more)))
     return spans[0], spans[1]
-
-
-def enlarge(
-    image: Tensor, source: Grid, target: Grid, out: Tensor | None = None, inside: Tensor | None = None
-) -> Tensor:
-    """``image`` (3, rows, cols), pixels of ``source``, sampled bilinearly at those of ``target``, border repeated.
-
-    Into ``out`` if given; with ``inside`` (h, w), only the pixels that lie in those latents.
-    """
-    out = image.new_empty(3, *target.size) if out is None else out
-    rows, columns = (along(source, target, axis, image) for axis in (0, 1))
-    enlarge_into(out, image, rows, columns, None if inside is None else part(inside, target))
-    return out
-
-
-def along(source: Grid, target: Grid, axis: int, like: Tensor) -> Taps:
-    """`taps` along one axis."""
-    spans = [(g.cells[axis], (g.rows, g.cols)[axis]) for g in (source, target)]
-    return taps(*spans[0], *spans[1], like)
-
-
-def taps(
-    source: float, source_span: tuple[int, int], target: float, target_span: tuple[int, int], like: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """For each target pixel of an axis the two source pixels around it and the weight of the second."""
-    position = (torch.arange(*target_span, dtype=torch.float64) + 0.5) * (source / target) - 0.5 - source_span[0]
-    position = position.clamp(0, source_span[1] - source_span[0] - 1)
-    first = position.long()
-    second = (first + 1).clamp(max=source_span[1] - source_span[0] - 1)
-    weight = (position - first).to(like.dtype)
-    return first.to(like.device), second.to(like.device), weight.to(like.device)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lmf.decoders.base import Decoder, Latent
 from lmf.grid import Grid
-from lmf.renderers.levels import level_grid, owner, taps, touched
+from lmf.kernels.enlarge import taps
+from lmf.renderers.levels import level_grid, owner, touched
 from lmf.renderers.tables import Table
 
 SPARSITY, LEAST, MOST = 256, 512, 4096  # one pixel in so many, but not fewer nor more in all

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lmf.decoders.base import Decoder, Latent
 from lmf.grid import Grid
+from lmf.region import Region
 from lmf.renderers.dense import Dense
 
 
@@ -30,5 +31,5 @@ class Remembering(Decoder):
             self.pictures[target] = Dense()(self.decoder, latent, target, cell)
         return self.pictures[target]
 
-    def paint(self, out: Tensor, marked: Tensor, latent: Latent, target: Grid, cell: Tensor, queries: int) -> None:
-        torch.where(marked, self.render(latent, target, cell)[0], out, out=out)
+    def paint(self, out: Tensor, part: Region, latent: Latent, target: Grid, cell: Tensor, queries: int) -> None:
+        torch.where(part.mask, self.render(latent, target, cell)[0], out, out=out)

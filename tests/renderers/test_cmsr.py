@@ -146,11 +146,12 @@ def test_dense_where_nothing_is_flat(size, multiple):
         assert torch.equal(render(model, lr, size, CMSR({8: {1: 1.0}})), dense)
 
 
+@pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("multiple", [1, 4])
-def test_a_part_of_the_picture_is_that_part(multiple):
+def test_a_part_of_the_picture_is_that_part(multiple, overlap):
     model, lr = tiny(multiple), picture(1, 3, 10, 11)
     a, b = quantiles(model, lr, 0.3, 0.7)
-    renderer = CMSR({6: {1: a, 2.5: b}}, queries=300)
+    renderer = CMSR({6: {1: a, 2.5: b}}, queries=300, overlap=overlap)
     image, target = model.pad(lr), model.target((10, 11), (60, 66))
     cell = model.decoder.cell(target, image.shape[-2:], 1, lr.device)
     with torch.inference_mode():
@@ -180,10 +181,10 @@ def test_stats_say_what_was_rendered():
 
 
 @pytest.mark.parametrize("kernels", ["compiled", "torch"])
-@pytest.mark.parametrize("size", [(80, 96), (74, 92)])
-def test_overlap_enlarges_each_latent_from_its_own_level(size, kernels):
+@pytest.mark.parametrize(("rows", "size"), [(10, (80, 96)), (10, (74, 92)), (50, (400, 96)), (50, (370, 92))])
+def test_overlap_enlarges_each_latent_from_its_own_level(rows, size, kernels):
     """As if the whole picture were rendered at each level and enlarged, and each latent took its pixels from one."""
-    model, lr = tiny(skip="bilinear"), picture(1, 3, 10, 12)
+    model, lr = tiny(skip="bilinear"), picture(1, 3, rows, 12)
     bounds = dict(zip((1, 1.5, 3, 5), quantiles(model, lr, 0.2, 0.3, 0.5, 0.7), strict=True))
     with backend("reference") if kernels == "torch" else nullcontext():
         out, (stats,) = render(model, lr, size, CMSR({8: bounds}, overlap=True).render)
@@ -193,8 +194,8 @@ def test_overlap_enlarges_each_latent_from_its_own_level(size, kernels):
         owner = F.interpolate(stats.band[None, None].float(), size, mode="nearest-exact")
         expected = Dense()(model.decoder, latent, target, cell)
         for i, level in enumerate(stats.levels[:-1]):
-            at = Grid.of(math.floor(10 * level), math.floor(12 * level))
-            coarse = Dense()(model.decoder, latent, at, model.decoder.cell(at, (10, 12), 1, lr.device))
+            at = Grid.of(math.floor(rows * level), math.floor(12 * level))
+            coarse = Dense()(model.decoder, latent, at, model.decoder.cell(at, (rows, 12), 1, lr.device))
             coarse = F.interpolate(coarse, size, mode="bilinear", align_corners=False)
             expected = torch.where(owner == i, coarse, expected)
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
@@ -209,8 +210,8 @@ def test_overlap_renders_what_is_read_and_no_more(level):
     pixels = F.interpolate(inside[None, None].float(), size, mode="nearest-exact") > 0
     F.interpolate(coarse, size, mode="bilinear", align_corners=False)[pixels].sum().backward()
     found = Level(level, at, inside, Grid.of(*size))
-    assert torch.equal(found.marked, coarse.grad[0, 0] > 0)
-    assert found.pixels == found.marked.sum()
+    assert torch.equal(found.region.mask, coarse.grad[0, 0] > 0)
+    assert found.pixels == found.region.mask.sum()
 
 
 def test_overlap_takes_the_seams_away():

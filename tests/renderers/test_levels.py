@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from lmf.grid import Grid
 from lmf.kernels import backend
-from lmf.renderers.levels import enlarge
+from lmf.kernels.enlarge import enlarge
 
 
 @pytest.fixture(params=["compiled", "torch"])
