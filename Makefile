@@ -26,14 +26,15 @@ setup: $(READY)
 train: setup
 	$(BIN)/python run.py experiment=lmf_edsr $(ARGS)
 
-# About two hours of one CPU core: decoders on features of LIIF's encoder, then LM-LIIF as a whole.
+# Hours of one CPU core: decoders on features of LIIF's encoder, then LM-LIIF as a whole. Once stopped, it goes on.
 WEIGHTS := lmf/weights
+run = hydra.run.dir=runs/weights/$1 $(if $(wildcard runs/weights/$1/checkpoints/last.ckpt),ckpt_path=runs/weights/$1)
 FIT := $(BIN)/python run.py data=folder data.root='$(PHOTOS)' data.val_scales=[2,4]
 weights: setup
-	$(FIT) experiment=lmf_edsr schedule=decoder init='$(LIIF)' hydra.run.dir=runs/weights/decoder
-	$(FIT) experiment=lmf_edsr schedule=finetune init=runs/weights/decoder hydra.run.dir=runs/weights/lm_liif_edsr
+	$(FIT) experiment=lmf_edsr schedule=decoder init='$(LIIF)' $(call run,decoder)
+	$(FIT) experiment=lmf_edsr schedule=finetune init=runs/weights/decoder $(call run,lm_liif_edsr)
 	$(FIT) experiment=lm_lte_edsr schedule=decoder schedule.epochs=10 schedule.scenes=2000 init='$(LIIF)' \
-	  hydra.run.dir=runs/weights/lm_lte_edsr
+	  $(call run,lm_lte_edsr)
 	for model in lm_liif_edsr lm_lte_edsr; do set -e; \
 	  $(BIN)/python run.py task=export ckpt_path=runs/weights/$$model card=$(WEIGHTS)/card.yaml \
 	    output=$(WEIGHTS)/$$model.safetensors; \

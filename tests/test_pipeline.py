@@ -69,6 +69,14 @@ def test_resume_refuses_another_model(compose, trained, capsys, caplog):
     assert "its encoder is" in caplog.text
 
 
+def test_a_run_is_not_written_over(compose, trained, caplog):
+    before = (trained / "checkpoints" / "last.ckpt").read_bytes()
+    with pytest.raises(SystemExit):
+        pipeline.run(compose(*TINY, "seed=1", output=trained))
+    assert "holds a run already" in caplog.text
+    assert (trained / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
 def test_test_writes_what_it_shows(compose, trained, tmp_path, capsys):
     out = tmp_path / "test"
     pipeline.run(compose(*TINY, "task=test", f"ckpt_path={trained}", *TEST_DATA, output=out))

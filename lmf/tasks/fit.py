@@ -97,6 +97,10 @@ def freeze_encoder(model: SRModel, datamodule: SRDataModule, config: DictConfig)
 def resumable(config: DictConfig, output: Path) -> Path | None:
     """The checkpoint that this run continues, or None."""
     if config.ckpt_path is None:
+        if (output / runs.LAST).is_file() and runs.is_rank_zero() and runs.sweep_name() is None:
+            raise ValueError(
+                f"{output} holds a run already: ckpt_path={output} goes on with it, another hydra.run.dir starts anew"
+            )
         return None
     if config.ckpt_path == "last":
         path = output / runs.LAST
