@@ -146,7 +146,7 @@ struct Renderer {
     // stay in registers: written to memory in parts they could not be read again as a whole without waiting.
     template <class At>
     LMF_INLINE void render(int64_t number, const Offsets<T>& v, const Columns<T>& u, const At& at) {
-        V8 x[2], area[4];
+        V8 x[2] = {}, area[4];
         LMF_UNROLL for (int side = 0; side < 2; side++) {
             at.load(u.rel[side].data(), x[side]);
             LMF_UNROLL for (int m = side; m < 4; m += 2) {
