@@ -33,7 +33,7 @@ FIT := $(BIN)/python run.py data=folder data.root='$(PHOTOS)' data.val_scales=[2
 weights: setup
 	$(FIT) experiment=lmf_edsr schedule=decoder init='$(LIIF)' $(call run,decoder)
 	$(FIT) experiment=lmf_edsr schedule=finetune init=runs/weights/decoder $(call run,lm_liif_edsr)
-	$(FIT) experiment=lm_lte_edsr schedule=decoder schedule.epochs=10 schedule.scenes=2000 init='$(LIIF)' \
+	$(FIT) experiment=lm_lte_edsr schedule=decoder schedule.epochs=25 schedule.optimizer.lr=1e-3 init='$(LIIF)' \
 	  $(call run,lm_lte_edsr)
 	for model in lm_liif_edsr lm_lte_edsr; do set -e; \
 	  $(BIN)/python run.py task=export ckpt_path=runs/weights/$$model card=$(WEIGHTS)/card.yaml \

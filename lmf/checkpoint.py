@@ -80,7 +80,10 @@ def save(
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         state = {k: (v.half() if half else v).contiguous() for k, v in model.state_dict().items()}
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what new files get; safetensors hides its own from all others
         save_file(state, temporary, metadata)
+        temporary.chmod(mode)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

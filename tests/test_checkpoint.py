@@ -37,6 +37,12 @@ def test_safetensors_round_trip(model, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
 
 
+def test_a_saved_file_is_as_readable_as_any(model, tmp_path):
+    checkpoint.save(model, tmp_path / "model.safetensors")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_save_leaves_nothing_behind_when_it_fails(model, tmp_path, monkeypatch):
     checkpoint.save(model, tmp_path / "m.safetensors")
     before = (tmp_path / "m.safetensors").read_bytes()
