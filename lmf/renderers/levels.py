@@ -77,10 +77,12 @@ def readers(source: Grid, target: Grid, axis: int, inside: Tensor) -> tuple[Tens
 
 def reached(mask: Tensor, first: Tensor, last: Tensor) -> Tensor:
     """Where ``mask`` (n, m) is true in any of its rows ``first .. last``, each (N,): (N, m)."""
-    mask = F.pad(mask, (0, 0, 0, 1))  # a row of none
-    found = mask.index_select(0, torch.where(first <= last, first, len(mask) - 1))
+    none = first > last
+    first, last = first.masked_fill(none, len(mask)), last.masked_fill(none, len(mask))
+    mask = F.pad(mask, (0, 0, 0, 1))
+    found = mask.index_select(0, first)
     for more in range(1, int((last - first).max()) + 1):
-        found |= mask.index_select(0, torch.minimum(first + more, last).clamp(min=0))
+        found |= mask.index_select(0, torch.minimum(first + more, last))
     return found
 
 

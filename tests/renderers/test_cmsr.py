@@ -13,9 +13,10 @@ from lmf.decoders import LIIF
 from lmf.encoders import EDSR
 from lmf.grid import Grid
 from lmf.kernels import backend
+from lmf.kernels.enlarge import enlarge
 from lmf.model import SRModel
 from lmf.renderers import CMSR, Dense
-from lmf.renderers.levels import Level
+from lmf.renderers.levels import Level, level_grid, touched
 from lmf.renderers.probe import Probe
 from lmf.renderers.tables import Table, TableError, Tables
 from tests import golden
@@ -212,6 +213,21 @@ def test_overlap_renders_what_is_read_and_no_more(level):
     found = Level(level, at, inside, Grid.of(*size))
     assert torch.equal(found.region.mask, coarse.grad[0, 0] > 0)
     assert found.pixels == found.region.mask.sum()
+
+
+@pytest.mark.parametrize("level", [1, 1.6, 2.5, 4])
+def test_overlap_renders_what_is_read_of_a_part_and_no_more(level):
+    size, target = (6, 7), Grid((44, 46), (10, 30), (9, 38))
+    at = level_grid(level, target, size, *touched(target, size))
+    (top, bottom), (left, right) = touched(target, size, 0)
+    inside = torch.zeros(size, dtype=torch.bool)
+    inside[top:bottom, left:right] = (
+        torch.rand(bottom - top, right - left, generator=torch.Generator().manual_seed(3)) < 0.4
+    )
+    owner = F.interpolate(inside[None, None].float(), target.cells, mode="nearest-exact")[0, 0] > 0
+    coarse = torch.zeros(3, *at.size, requires_grad=True)
+    enlarge(coarse, at, target)[:, owner[10:30, 9:38]].sum().backward()
+    assert torch.equal(Level(level, at, inside, target).region.mask, coarse.grad[0] > 0)
 
 
 def test_overlap_takes_the_seams_away():
