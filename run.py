@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from lmf import pipeline
+from lmf.app import pipeline
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

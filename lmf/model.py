@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lmf import image as pictures
+from lmf import io
 from lmf.decoders.base import Decoder, Latent
 from lmf.encoders.base import Encoder
 from lmf.grid import Grid, Size
@@ -121,9 +121,9 @@ class SRModel(nn.Module):
 
         Raises:
             ValueError: scale or size missing, both given, or not positive.
-            lmf.image.ImageError: a picture that cannot be understood.
+            lmf.io.ImageError: a picture that cannot be understood.
         """
-        colour, restore = pictures.decompose(image)
+        colour, restore = io.decompose(image)
         size = target_size((colour.shape[-2], colour.shape[-1]), scale, size)
         device = next((p.device for p in self.parameters()), colour.device)
         with evaluating(self):

@@ -15,7 +15,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lmf import authors, checkpoint
+from lmf import checkpoint
+from lmf.checkpoint import published
 from lmf.model import SRModel
 
 FIXTURE = Path(__file__).parent / "fixtures" / "golden.safetensors"
@@ -41,7 +42,7 @@ class Golden:
     def gradients(self) -> dict[str, Tensor]:
         """The authors' gradients under our names: they are converted just as weights are."""
         theirs = {key: self.tensors.get(f"grad_{key}", torch.full(shape, torch.nan)) for key, shape in self.keys}
-        _, ours, _ = authors.convert(self.spec, theirs)
+        _, ours, _ = published.convert(self.spec, theirs)
         return {key: value for key, value in ours.items() if not value.isnan().any()}
 
 

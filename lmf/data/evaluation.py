@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lmf import image
+from lmf import io
 from lmf.data.degradations import resize_matlab, resize_pil
 from lmf.data.folder import DataError, ImageFolder, OnCorrupt, to_rgb
 from lmf.data.sources import Source
@@ -82,8 +82,8 @@ class EvalSet(Dataset):
         paths = [folder / f"{path.stem}x{self.scale:g}.png" for path in self.images.paths]
         for path, (height, width) in zip(paths, self.images.sizes, strict=True):
             try:
-                h, w = image.read_size(path)
-            except image.ImageError as error:
+                h, w = io.read_size(path)
+            except io.ImageError as error:
                 raise DataError(f"{error}; complete the folder {folder} or set lr=pil") from error
             if round(h * self.scale) > height or round(w * self.scale) > width:
                 raise DataError(f"LR image {path} ({h} x {w}) times {self.scale:g} exceeds its HR ({height} x {width})")
@@ -98,7 +98,7 @@ class EvalSet(Dataset):
         if self.stored is None:
             lr, hr = self._made(hr)
         else:
-            lr, hr = self._paired(to_rgb(image.read(self.stored[index])), hr)
+            lr, hr = self._paired(to_rgb(io.read(self.stored[index])), hr)
         return {"lr": to_float(lr), "hr": to_float(hr), "name": self.images.paths[index].stem}
 
     def _made(self, hr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

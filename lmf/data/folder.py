@@ -12,14 +12,16 @@ from typing import Literal
 
 import numpy as np
 
-from lmf import image
+from lmf import io
+from lmf.errors import UserError
+from lmf.io.files import write_bytes
 
 log = logging.getLogger(__name__)
 
 OnCorrupt = Literal["skip", "stop"]
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Data that is missing, damaged or unfit; the message says how to mend it."""
 
 
@@ -36,15 +38,15 @@ def list_images(root: str | Path) -> list[Path]:
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"no such folder of images: {root.absolute()}")
-    found = (path for path in root.rglob("*") if path.suffix.lower() in image.SUFFIXES and path.is_file())
+    found = (path for path in root.rglob("*") if path.suffix.lower() in io.SUFFIXES and path.is_file())
     paths = sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts))
     if not paths:
-        raise DataError(f"no images in {root.absolute()} (looked for {', '.join(image.SUFFIXES)} at any depth)")
+        raise DataError(f"no images in {root.absolute()} (looked for {', '.join(io.SUFFIXES)} at any depth)")
     return paths
 
 
 def to_rgb(picture: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3) of whatever `lmf.image.read` gives: grey replicated, alpha dropped, 16 bits rounded to 8."""
+    """uint8 (H, W, 3) of whatever `lmf.io.read` gives: grey replicated, alpha dropped, 16 bits rounded to 8."""
     if picture.dtype == np.uint16:
         picture = ((picture.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if picture.ndim == 2:
@@ -87,7 +89,7 @@ class ImageFolder:
         self._broken: set[int] = set()
         for path in paths:
             try:
-                size = image.read_size(path)
+                size = io.read_size(path)
                 if min(size) < smallest:
                     raise _Unfit(
                         f"image {path} is {size[0]} x {size[1]}, but both sides must be at least {smallest} pixels; "
@@ -97,7 +99,7 @@ class ImageFolder:
                     self._copy[path] = Path(cache).expanduser() / _cached_name(path)
                 if decode:
                     self._load(path)
-            except (image.ImageError, _Unfit) as error:
+            except (io.ImageError, _Unfit) as error:
                 self._unfit(error)
                 continue
             self.paths.append(path)
@@ -116,7 +118,7 @@ class ImageFolder:
                 continue
             try:
                 return self._load(self.paths[at])
-            except image.ImageError as error:
+            except io.ImageError as error:
                 self._unfit(error)
                 self._broken.add(at)
         raise DataError(f"none of {len(self.paths)} images can be decoded")
@@ -129,9 +131,9 @@ class ImageFolder:
     def _load(self, path: Path) -> np.ndarray:
         copy = self._copy.get(path)
         if copy is None:
-            return to_rgb(image.read(path))
+            return to_rgb(io.read(path))
         if not copy.exists():
-            _save(copy, to_rgb(image.read(path)))
+            _save(copy, to_rgb(io.read(path)))
         return _mapped(copy)
 
 
@@ -151,6 +153,6 @@ def _save(path: Path, array: np.ndarray) -> None:
     np.save(data, array)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.write_bytes(path, data.getvalue())
+        write_bytes(path, data.getvalue())
     except OSError as error:
         raise DataError(f"cannot write the image cache {path.parent}: {error.strerror or error}") from error

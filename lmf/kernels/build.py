@@ -14,6 +14,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from lmf.io.files import cache_folder
+
 SOURCES = ("render.cpp", "layers.h", "enlarge.h", "pages.h", "skip.h", "tile.h", "place.h", "vector.h")
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-Wno-psabi")
 # Tried in order: Clang on ARM may know no -march=native, and some compilers come without OpenMP (one thread then).
@@ -82,13 +84,6 @@ def find_compiler() -> list[str]:
         if shutil.which(name):
             return [name]
     raise BuildError("no C++ compiler (c++, g++, clang++, or CXX) was found")
-
-
-def cache_folder() -> Path:
-    """``$LMF_CACHE``, else ``lmf`` in ``$XDG_CACHE_HOME`` or ~/.cache."""
-    if os.environ.get("LMF_CACHE"):
-        return Path(os.environ["LMF_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmf"
 
 
 def processor() -> str:

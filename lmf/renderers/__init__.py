@@ -6,9 +6,9 @@ from torch import Tensor
 
 from lmf.decoders.base import Decoder, Latent
 from lmf.grid import Grid
-from lmf.renderers.cmsr import CMSR, Stats
+from lmf.renderers.cmsr.renderer import CMSR, Stats
+from lmf.renderers.cmsr.tables import TableError, Tables
 from lmf.renderers.dense import Dense
-from lmf.renderers.tables import TableError, Tables
 
 __all__ = ["CMSR", "Dense", "Renderer", "Stats", "TableError", "Tables"]
 

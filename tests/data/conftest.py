@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmf import image
+from lmf import io
 from lmf.data import ImageFolder
 
 
@@ -13,7 +13,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for n in range(5):
-        image.write(root / f"{n}.png", rng.integers(0, 256, (40 + n, 48 + 3 * n, 3), dtype=np.uint8))
+        io.write(root / f"{n}.png", rng.integers(0, 256, (40 + n, 48 + 3 * n, 3), dtype=np.uint8))
     return root
 
 

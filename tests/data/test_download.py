@@ -1,5 +1,5 @@
 import hashlib
-import io
+import io as stdio
 import os
 import stat
 import threading
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmf import image
+from lmf import io
 from lmf.data import Archive, DataError
 from lmf.data.download import download, fetch_archive
 
@@ -54,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def archive(*members: tuple[str | zipfile.ZipInfo, bytes]) -> bytes:
-    data = io.BytesIO()
+    data = stdio.BytesIO()
     with zipfile.ZipFile(data, "w") as file:
         for member in members:
             file.writestr(*member)
@@ -63,7 +63,7 @@ def archive(*members: tuple[str | zipfile.ZipInfo, bytes]) -> bytes:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    image.write(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    io.write(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
     png = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").unlink()
     with Server() as running:

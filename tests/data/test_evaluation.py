@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lmf import image
+from lmf import io
 from lmf.data import DataError, EvalSet, Folder
 from lmf.data.degradations import resize_matlab
 
@@ -20,7 +20,7 @@ def test_protocol_of_lr_made_here(photos: Path, scale: float) -> None:
     images = evaluation(Folder(photos), scale)
     assert len(images) == 5
     for item, path in zip((images[n] for n in range(5)), sorted(photos.iterdir()), strict=True):
-        full = image.read(path)
+        full = io.read(path)
         h, w = int(full.shape[0] / scale + 1e-9), int(full.shape[1] / scale + 1e-9)
         hr = full[: round(h * scale), : round(w * scale)]
         lr = np.array(Image.fromarray(hr).resize((w, h), Image.Resampling.BICUBIC))
@@ -36,14 +36,14 @@ def test_attributes(photos: Path) -> None:
 
 
 def test_matlab(photos: Path) -> None:
-    hr = image.read(photos / "0.png")  # 40 x 48
+    hr = io.read(photos / "0.png")  # 40 x 48
     expected = torch.from_numpy(resize_matlab(hr, 0.25)).permute(2, 0, 1) / 255
     assert torch.equal(evaluation(Folder(photos), 4, lr="matlab")[0]["lr"], expected)
 
 
 def test_centre_crop(photos: Path) -> None:
     item = evaluation(Folder(photos), 4, crop=16)[0]
-    hr = torch.from_numpy(image.read(photos / "0.png")).permute(2, 0, 1) / 255
+    hr = torch.from_numpy(io.read(photos / "0.png")).permute(2, 0, 1) / 255
     assert torch.equal(item["hr"], hr[:, 12:28, 16:32])
     assert item["lr"].shape == (3, 4, 4)
     assert evaluation(Folder(photos), 4, crop=1000)[0]["hr"].shape == (3, 40, 48)
@@ -54,8 +54,8 @@ def stored(photos: Path, tmp_path: Path) -> Folder:
     """The photos with LR versions at x2 that can be told from any made here: black."""
     (tmp_path / "X2").mkdir()
     for path in photos.iterdir():
-        h, w = image.read_size(path)
-        image.write(tmp_path / "X2" / f"{path.stem}x2.png", np.zeros((h // 2, w // 2, 3), np.uint8))
+        h, w = io.read_size(path)
+        io.write(tmp_path / "X2" / f"{path.stem}x2.png", np.zeros((h // 2, w // 2, 3), np.uint8))
     return Folder(photos, lr=tmp_path)
 
 
@@ -72,7 +72,7 @@ def test_stored_lr(stored: Folder) -> None:
 def test_stored_lr_is_cropped_with_its_hr(stored: Folder, photos: Path) -> None:
     lr = np.zeros((20, 24, 3), np.uint8)
     lr[8:12, 10:14] = 255
-    image.write(stored.lr / "X2" / "0x2.png", lr)  # type: ignore[operator]
+    io.write(stored.lr / "X2" / "0x2.png", lr)  # type: ignore[operator]
     item = evaluation(stored, 2, lr="stored", crop=8)[0]
     assert item["lr"].shape == (3, 4, 4)
     assert item["lr"].min() == 1
@@ -85,7 +85,7 @@ def test_without_stored_lr_it_is_made(stored: Folder) -> None:
 
 def test_incomplete_or_unfit_stored_lr(stored: Folder) -> None:
     assert stored.lr is not None
-    image.write(stored.lr / "X2" / "3x2.png", np.zeros((40, 40, 3), np.uint8))
+    io.write(stored.lr / "X2" / "3x2.png", np.zeros((40, 40, 3), np.uint8))
     with pytest.raises(DataError, match=r"3x2\.png \(40 x 40\) times 2 exceeds its HR \(43 x 57\)"):
         evaluation(stored, 2, lr="stored")
     (stored.lr / "X2" / "3x2.png").unlink()

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lmf import image
+from lmf import io
 from lmf.data.folder import DataError, ImageFolder, list_images, to_rgb
 
 
 def save(path: Path, size: tuple[int, int] = (12, 16), value: int = 100) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.write(path, np.full((*size, 3), value, np.uint8))
+    io.write(path, np.full((*size, 3), value, np.uint8))
     return path
 
 
 def truncate(path: Path) -> Path:
     """Cuts a picture off behind its header."""
     noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
-    image.write(path, noise)
+    io.write(path, noise)
     path.write_bytes(path.read_bytes()[:200])
     return path
 
@@ -57,7 +57,7 @@ def test_palette_files_become_rgb(tmp_path: Path) -> None:
 def test_pictures_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "a.png")
     first = ImageFolder([path], tmp_path / "cache")[0]
-    monkeypatch.setattr(image, "read", None)  # a second decoding would call it
+    monkeypatch.setattr(io, "read", None)  # a second decoding would call it
     second = ImageFolder([path], tmp_path / "cache")[0]
     np.testing.assert_array_equal(first, second)
     assert isinstance(second, np.memmap)
@@ -80,7 +80,7 @@ def test_unwritable_cache_is_named(tmp_path: Path) -> None:
 
 def test_making_a_folder_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [save(tmp_path / "a.png"), truncate(tmp_path / "b.png")]
-    monkeypatch.setattr(image, "read", None)
+    monkeypatch.setattr(io, "read", None)
     assert ImageFolder(paths, tmp_path / "cache").sizes == [(12, 16), (12, 16)]
 
 

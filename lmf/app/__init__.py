@@ -1,0 +1,1 @@
+"""The command: configs, run folders, sweeps and tasks. Nothing below sees a config object."""

@@ -1,0 +1,101 @@
+"""Measuring what models cost."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import track
+
+from lmf import checkpoint
+from lmf.app.tasks.common import build, device_of, make_renderer, save_config
+from lmf.app.tasks.trainer import quieten
+from lmf.benchmark import plots, runner, throughput
+from lmf.io.files import write_text
+from lmf.model import SRModel
+from lmf.training.module import SRModule
+
+log = logging.getLogger(__name__)
+
+
+def run(config: DictConfig) -> None:
+    task, output = config.task, Path(config.paths.output)
+    device = device_of(config)
+    models = {str(name): find(config, str(name)).to(device) for name in task.models}
+    sizes = [pair(size) for size in task.sizes]
+    save_config(config, output)
+    cases = runner.plan(models, sizes, task.scales, task.backends, [str(p) for p in task.precisions])
+    if task.time:
+        rows = runner.measure(
+            models,
+            cases,
+            device=device,
+            repeats=task.repeats,
+            budget=task.budget,
+            progress=lambda turns: track(turns, description="measuring", transient=True),
+        )
+    else:
+        rows = runner.count(models, runner.plan(models, sizes, task.scales, task.backends[:1]))
+    runner.save(rows, output)
+    plots.save(rows, output)
+    Console(width=max(Console().width, 100)).print(*runner.tables(rows))
+    if task.time:
+        peak, bandwidth = rows[0].roof_gflops, rows[0].roof_gbs
+        log.info(
+            f"measured here: {peak:.1f} GFLOP/s (matrix product or convolution), {bandwidth:.1f} GB/s (copy); "
+            "they make the floor"
+        )
+    if task.training:
+        train(config, output)
+    log.info(f"results: {output}")
+
+
+def train(config: DictConfig, output: Path) -> None:
+    """Writes ``training.json``: how fast the config's model trains on its data."""
+    quieten()
+    batches = config.task.batches
+    data = instantiate(config.data, iterations=batches + throughput.WARMUP)
+    module = SRModule(build(config), optimizer=instantiate(config.schedule.optimizer, _convert_="all"))
+
+    def trainer(**options: Any) -> L.Trainer:
+        quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "limit_val_batches": 0, "logger": False}
+        return instantiate(config.trainer, max_epochs=-1, plugins=None, **quiet, **options)
+
+    found = throughput.measure(module, data, batches, trainer)
+    write_text(output / "training.json", json.dumps(asdict(found), indent=1) + "\n")
+    log.info(
+        f"training, batches of {found.batch_size}: loader alone {found.loader_images_s:.1f} images/s "
+        f"({found.workers} workers), whole step {found.step_images_s:.1f} images/s; the loader needs "
+        f"{found.loader_share:.0%} of a step's time, {found.wait:.0%} of a step is spent without the model"
+    )
+
+
+def find(config: DictConfig, name: str) -> SRModel:
+    """The model that ``name`` of ``config.task.models`` means: one of its decoders, or a checkpoint."""
+    task = config.task
+    if name in task.decoders:
+        own = copy.deepcopy(config)
+        own.encoder = task.encoders.get(name, config.encoder)
+        own.decoder = task.decoders[name]
+        return build(own)
+    try:
+        path = checkpoint.find(name)
+    except checkpoint.CheckpointError as error:
+        raise ValueError(f"task.models must be some of {', '.join(task.decoders)}, or checkpoints; {error}") from None
+    model = checkpoint.load(path, trust=config.trust)
+    model.renderer = make_renderer(config, model, path)
+    return model
+
+
+def pair(size: Any) -> tuple[int, int]:
+    if len(size) != 2:
+        raise ValueError(f"task.sizes must be [[height,width], ...], got {size}")
+    return int(size[0]), int(size[1])

@@ -1,0 +1,53 @@
+"""Building CMSR's tables for a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import lightning as L
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+
+from lmf import checkpoint
+from lmf.app.tasks.common import checkpoint_file, load
+from lmf.calibration.loop import Pictures, calibrate, overview
+from lmf.data import DataError, Folder
+from lmf.renderers.cmsr import tables
+
+log = logging.getLogger(__name__)
+
+
+def run(config: DictConfig) -> None:
+    model = load(config)
+    if config.ckpt_path is None:
+        raise ValueError(f"which model? give ckpt_path=: {checkpoint.SOURCES}")
+    output = Path(config.output) if config.output else tables.beside(checkpoint_file(config))
+    source = Folder(config.input) if config.input else instantiate(config.data).train
+    if source is None:
+        raise DataError("this data has no training pictures; give input=FOLDER")
+    options = {"reduce": config.reduce, "limit": config.limit, "crop": config.crop, "on_corrupt": config.on_corrupt}
+    trainer = config.trainer
+    fabric = L.Fabric(
+        accelerator=trainer.accelerator,
+        devices=trainer.devices,
+        num_nodes=trainer.num_nodes,
+        strategy=trainer.get("strategy", "auto"),
+    )
+    fabric.launch()
+    if fabric.is_global_zero:
+        source.prepare()
+    fabric.barrier()
+    found = calibrate(
+        model.to(fabric.device),
+        [Pictures(source, scale, **options) for scale in sorted(config.scales)],
+        instantiate(config.estimator, _convert_="all"),
+        output,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        barrier=fabric.barrier,
+    )
+    if fabric.is_global_zero:
+        Console().print(overview(found))
+        log.info(f"{output}: tables for x{', x'.join(f'{s:g}' for s in found.tables)}; use them with renderer=cmsr")

@@ -1,0 +1,27 @@
+"""Enlarging pictures."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from lmf.app.tasks.common import device_of, load
+from lmf.inference import files
+from lmf.precision import autocast
+
+
+def run(config: DictConfig) -> None:
+    files.check_request(config.scale, config.size, config.format, config.quality)
+    jobs = files.plan(config.input, config.output, config.scale, config.size, config.format, config.overwrite)
+    size = list(config.size) if config.size else None
+    device = device_of(config)
+    failed = files.run(
+        load(config).to(device),
+        jobs,
+        scale=config.scale,
+        size=size,
+        quality=config.quality,
+        tile=config.tile,
+        autocast=autocast(config.precision, device),
+    )
+    if failed:
+        raise ValueError(f"{failed} of {len(jobs)} pictures failed; each is named above")

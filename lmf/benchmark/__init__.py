@@ -1,0 +1,1 @@
+"""What models cost: MACs, seconds, memory, and what the machine could do."""

@@ -1,0 +1,92 @@
+"""Pictures of a benchmark: time and MACs against scale, and the roofline."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lmf.benchmark.cost import STAGES
+from lmf.benchmark.runner import Row, label
+
+MARKERS = {"encoder": "s", "latent": "^", "render": "o"}
+
+
+def save(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """Writes ``benchmark_90x160.png`` for each input size and, of timed rows, ``roofline.png``; returns the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    timed = [row for row in rows if row.total_s is not None]
+    figures = {
+        f"benchmark_{h}x{w}.png": against_scale([r for r in rows if r.lr == (h, w)])
+        for h, w in dict.fromkeys(r.lr for r in rows)
+    }
+    if timed:
+        figures["roofline.png"] = roofline(timed)
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=120)
+    return [folder / name for name in figures]
+
+
+def against_scale(rows: Sequence[Row]) -> Figure:
+    """Seconds and MACs of the whole enlargement against scale, logarithmic, for rows of one input size."""
+    h, w = rows[0].lr
+    timed = rows[0].total_s is not None
+    figure = Figure(figsize=(10 if timed else 5.5, 4.2), layout="constrained")
+    axes = figure.subplots(1, 2 if timed else 1, squeeze=False)[0]
+    lines: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        lines[row.model, label(row)].append(row)
+    for (model, how), own in lines.items():
+        backend = own[0].backend
+        scales = [row.scale for row in own]
+        style = "--" if backend == "reference" else "-"
+        name = model if how == "torch" or not timed else f"{model} ({how})"
+        if timed or backend != "reference":
+            axes[0].plot(scales, [row.macs / 1e9 for row in own], style, marker="o", label=name)
+        if timed:
+            axes[1].plot(scales, [row.total_s for row in own], style, marker="o", label=name)
+    titled(axes[0], "multiply-adds, encoder included", "GMAC")
+    if timed:
+        titled(axes[1], f"time on {rows[0].device}, {rows[0].threads} threads", "seconds")
+    for ax in axes:
+        ax.set_xlabel(f"scale of a {w} x {h} input")
+        ax.set_xticks(sorted({row.scale for row in rows}), labels=[f"{s:g}" for s in sorted({r.scale for r in rows})])
+        ax.minorticks_off()
+    axes[-1].legend(fontsize="small")
+    return figure
+
+
+def roofline(rows: Sequence[Row]) -> Figure:
+    """GFLOP/s achieved by each stage against its FLOPs per byte, under what the machine can do."""
+    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
+    ax = figure.subplots()
+    peak, bandwidth = rows[0].roof_gflops or 1.0, rows[0].roof_gbs or 1.0
+    colours = {key: f"C{i % 10}" for i, key in enumerate(dict.fromkeys((r.model, label(r)) for r in rows))}
+    highest = 1.0
+    for row in rows:
+        for stage in STAGES:
+            macs, moved, seconds = (getattr(row, f"{stage}_{what}") for what in ("macs", "bytes", "s"))
+            if macs and seconds:
+                highest = max(highest, 2 * macs / moved)
+                place = (2 * macs / moved, 2e-9 * macs / seconds)
+                ax.plot(*place, MARKERS[stage], color=colours[row.model, label(row)], alpha=0.7)
+    x = np.geomspace(0.1, highest * 2)
+    ax.plot(x, np.minimum(peak, x * bandwidth), "k-", linewidth=1)
+    for (model, how), colour in colours.items():
+        ax.plot([], [], "-", color=colour, label=model if how == "torch" else f"{model} ({how})")
+    for stage, marker in MARKERS.items():
+        ax.plot([], [], marker, color="grey", label=stage)
+    titled(ax, f"measured: {peak:.0f} GFLOP/s (matrix product or convolution), {bandwidth:.0f} GB/s (copy)", "GFLOP/s")
+    ax.set_xlabel("FLOPs per byte that must move")
+    ax.legend(fontsize="small")
+    return figure
+
+
+def titled(ax: Axes, title: str, unit: str) -> None:
+    ax.set(xscale="log", yscale="log", ylabel=unit)
+    ax.set_title(title, fontsize="medium")
+    ax.grid(True, which="both", alpha=0.2)

@@ -1,0 +1,1 @@
+"""Scale-to-modulation tables for CMSR, from pictures."""

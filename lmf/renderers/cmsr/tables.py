@@ -1,0 +1,204 @@
+"""Scale-to-modulation tables: how intensely modulated a latent may be to be rendered at a coarser level.
+
+A file holds tables for several target scales and, unless the authors wrote it, for several thresholds. A threshold
+is the mean squared difference from dense rendering that the table keeps, in network units [-1, 1]; the PSNR of that
+for colours in [0, 1] is ``10 log10(4 / threshold)``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from lmf.errors import UserError, one_line
+
+FORMAT = 1
+UNIT = "mean squared difference from dense rendering, colours in [-1, 1]"
+Bounds = Mapping[float, float]  # level -> the largest modulation intensity rendered at it
+Band = tuple[float, float, float]  # level, and the intensities rendered at it: from, to
+
+
+class TableError(UserError):
+    """Tables that cannot be used; the message says why and what would be right."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table for one target scale.
+
+    Attributes:
+        bounds: largest intensity of each level.
+        threshold: mean squared difference that it keeps, in network units; None if unknown.
+        share: rendered pixels / output pixels where it was calibrated; None if unknown.
+    """
+
+    bounds: Bounds
+    threshold: float | None = None
+    share: float | None = None
+
+    def bands(self, scale: float) -> list[Band]:
+        """Levels up to ``scale``, coarse to fine, each with the intensities that it renders, ends included.
+
+        Levels of ``scale`` and more, or below 1, are left out. Unless the last bound is 1 or infinite, which stands for
+        all, ``scale`` itself follows.
+        """
+        levels = sorted(level for level in self.bounds if 1 <= level < scale)
+        highs = [self.bounds[level] for level in levels]
+        if not levels or highs[-1] not in (1, math.inf):
+            levels, highs = [*levels, scale], [*highs, math.inf]
+        lows = [-math.inf, *highs[:-1]]
+        return list(zip(levels, lows, [*highs[:-1], math.inf], strict=True))
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The content of a file.
+
+    Attributes:
+        tables: by target scale, the most precise first.
+        model: `fingerprint` of the model they were made for; None in the authors' files.
+        estimator: how they were made.
+        images: from how many.
+        overlap: whether they are for rendering with overlap, see `CMSR`.
+    """
+
+    tables: Mapping[float, Sequence[Table]]
+    model: str | None = None
+    estimator: str = "unknown"
+    images: int | None = None
+    overlap: bool = False
+
+    @classmethod
+    def of(cls, source: Tables | Mapping[Any, Any] | str | Path) -> Tables:
+        """From a file, its content as a mapping, or `Tables` themselves.
+
+        Raises:
+            TableError: missing, damaged, of another format.
+        """
+        if isinstance(source, Tables):
+            return source
+        if isinstance(source, Mapping):
+            return cls._parse(source, "tables")
+        path = Path(source).expanduser()
+        try:
+            content = yaml.safe_load(path.read_text())
+        except FileNotFoundError:
+            raise TableError(f"{path}: no such tables; python run.py task=calibrate ckpt_path=... makes them") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise TableError(f"{path}: not readable as YAML ({one_line(error, limit=200)})") from error
+        return cls._parse(content, str(path))
+
+    @classmethod
+    def _parse(cls, content: Any, name: str) -> Tables:
+        try:
+            if "format" not in content:  # the authors': {8: {1: 0.33, 2: 0.38, ...}, ...}
+                content = {"tables": {s: [{"bounds": b}] for s, b in content.items()}, "estimator": "authors"}
+            elif content["format"] != FORMAT:
+                raise TableError(f"{name}: format {content['format']!r}, this version reads format {FORMAT}")
+            tables = {
+                float(scale): sorted((_table(row) for row in rows), key=lambda table: table.threshold or 0)
+                for scale, rows in content["tables"].items()
+            }
+            if not tables or not all(tables.values()):
+                raise ValueError("a scale without a table, or no scale")
+            return cls(
+                tables, content.get("model"), content["estimator"], content.get("images"), content.get("overlap", False)
+            )
+        except TableError:
+            raise
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise TableError(f"{name}: not scale-to-modulation tables ({type(error).__name__}: {error})") from error
+
+    def dump(self) -> str:
+        """The text of a file that `of` reads."""
+        rows = {
+            scale: [{"threshold": t.threshold, "share": t.share, "bounds": dict(t.bounds)} for t in self.tables[scale]]
+            for scale in sorted(self.tables)
+        }
+        content = {
+            "format": FORMAT,
+            "model": self.model,
+            "estimator": self.estimator,
+            "images": self.images,
+            "overlap": self.overlap,
+            "threshold_unit": UNIT,
+            "tables": rows,
+        }
+        return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=200)
+
+    def check(self, model: nn.Module) -> None:
+        """Refuses tables that were made for another ``model``.
+
+        Raises:
+            TableError: its weights differ. Tables that do not say whose they are pass.
+        """
+        own = fingerprint(model)
+        if self.model is not None and self.model != own:
+            raise TableError(
+                f"the tables are for a model {self.model[:12]}, this one is {own[:12]}; "
+                "python run.py task=calibrate makes tables for it"
+            )
+
+    def at(self, scale: float) -> Sequence[Table]:
+        """Those for ``scale``: of the smallest target scale not below it, else of the largest."""
+        return self.tables[min((s for s in self.tables if s >= scale), default=max(self.tables))]
+
+    def keeping(self, threshold: float) -> Tables:
+        """Only the cheapest table of each scale that keeps ``threshold``.
+
+        Raises:
+            TableError: a scale that has none.
+        """
+        chosen = {}
+        for scale, tables in self.tables.items():
+            known = [t.threshold for t in tables if t.threshold is not None]
+            fit = [t for t in tables if t.threshold is not None and t.threshold <= threshold * (1 + 1e-6)]
+            if not fit:
+                have = (
+                    f"{min(known):g} ({psnr(min(known)):.1f} dB) and above" if known else "tables of unknown threshold"
+                )
+                raise TableError(
+                    f"no table for x{scale:g} keeps a mean squared difference of {threshold:g} "
+                    f"({psnr(threshold):.1f} dB); there are {have}"
+                )
+            chosen[scale] = fit[-1:]
+        return replace(self, tables=chosen)
+
+
+def beside(checkpoint: Path) -> Path:
+    """Where the tables of a model lie by default."""
+    return checkpoint.with_suffix(".cmsr.yaml")
+
+
+def psnr(threshold: float) -> float:
+    """PSNR in dB, colours in [0, 1], of a mean squared difference in network units."""
+    return 10 * math.log10(4 / threshold)
+
+
+def mean_square(precision_db: float) -> float:
+    """The inverse of `psnr`."""
+    return 4 * 10 ** (-precision_db / 10)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of all weights as float32, whatever file or device they come from."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _table(row: Mapping[str, Any]) -> Table:
+    bounds = {float(level): float(bound) for level, bound in row["bounds"].items()}
+    values = [bounds[level] for level in sorted(bounds)]
+    if values != sorted(values) or any(map(math.isnan, values)) or not all(map(math.isfinite, bounds)):
+        raise ValueError(f"levels must be finite and bounds grow with the level, got {bounds}")
+    return Table(bounds, row.get("threshold"), row.get("share"))

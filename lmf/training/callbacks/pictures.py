@@ -1,0 +1,161 @@
+"""Strips of LR, bicubic, model output and HR, so that one sees what a validation number means."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.loggers import WandbLogger
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from lmf.decoders import Bicubic
+from lmf.encoders import Identity
+from lmf.grid import Grid
+from lmf.io.files import replacing
+from lmf.metrics import psnr
+from lmf.model import SRModel
+
+Where = Literal["detail", "centre"]
+Box = tuple[tuple[int, int], tuple[int, int]]
+
+_GAP, _LABEL = 4, 14  # pixels between pictures, and of the line of text above them
+
+
+class PicturesCallback(L.Callback):
+    """After a validation: PNG strips "LR | bicubic | ours | HR" of one crop of each picture.
+
+    They go to ``<output>/pictures/epoch0003_set5_x4_baby.png`` and, where the trainer has a W&B logger, to
+    ``pictures/set5_x4`` there. Global rank zero shows pictures of its own share. The module's ``validation_step``
+    returns ``{"sr": (1, 3, H, W)}`` in [0, 1]; the batch has ``lr``, ``hr`` and ``name``.
+
+    Args:
+        output: the run folder.
+        sets: names of validation sets; None: all.
+        images: strips per set, the first of each.
+        crop: side of the crop in HR pixels; smaller pictures are shown whole.
+        where: ``"detail"``: where HR has the strongest gradients; ``"centre"``.
+        every: one validation in so many, the first included.
+    """
+
+    def __init__(
+        self,
+        output: str | os.PathLike[str],
+        sets: Sequence[str] | None = None,
+        images: int = 2,
+        crop: int = 96,
+        where: Where = "detail",
+        every: int = 1,
+    ) -> None:
+        if min(images, crop, every) < 1:
+            raise ValueError(f"images, crop and every must be at least 1, got {images}, {crop} and {every}")
+        if where not in get_args(Where):
+            raise ValueError(f"where must be one of {get_args(Where)}, got {where!r}")
+        self.folder = Path(output) / "pictures"
+        self.sets = None if sets is None else list(sets)
+        self.images, self.crop, self.where, self.every = images, crop, where, every
+        self.bicubic = SRModel(Identity(), Bicubic())
+        self.validations = 0
+        self.strips: dict[str, list[tuple[Image.Image, str]]] = {}  # by set, of this validation
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage in ("fit", "validate"):
+            known = [s.name for s in trainer.datamodule.val_sets]  # type: ignore[attr-defined]
+            unknown = [name for name in self.sets or () if name not in known]
+            if unknown:
+                raise ValueError(f"no validation set {', '.join(unknown)} to show; there are {', '.join(known)}")
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero or self.validations % self.every:
+            return
+        name = trainer.datamodule.val_sets[dataloader_idx].name  # type: ignore[attr-defined]
+        strips = self.strips.setdefault(name, [])
+        if len(strips) >= self.images or (self.sets is not None and name not in self.sets):
+            return
+        lr, hr, sr = batch["lr"].float(), batch["hr"], outputs["sr"].float()
+        box = choose_box(hr, self.crop, self.where)
+        strip, caption = self.strip(lr, sr, hr, box)
+        caption = f"{batch['name']}: {caption}"
+        save_png(strip, self.folder / f"epoch{trainer.current_epoch:04d}_{name}_{Path(batch['name']).name}.png")
+        strips.append((strip, caption))
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                for name, strips in self.strips.items():
+                    if strips:
+                        pictures, captions = (list(column) for column in zip(*strips, strict=True))
+                        logger.log_image(f"pictures/{name}", pictures, step=trainer.global_step, caption=captions)
+        self.strips.clear()
+        self.validations += 1
+
+    @torch.no_grad()
+    def strip(self, lr: Tensor, sr: Tensor, hr: Tensor, box: Box) -> tuple[Image.Image, str]:
+        """The strip of ``box`` and what is on it, from (1, 3, h, w) and twice (1, 3, H, W) in [0, 1]."""
+        rows, cols = (slice(*side) for side in box)
+        size = (hr.shape[-2], hr.shape[-1])
+        target = Grid(size, *box)
+        image = lr * 2 - 1
+        cell = torch.tensor([target.cell], device=lr.device)
+        bicubic = self.bicubic.renderer(self.bicubic.decoder, self.bicubic.latent(image, cell), target, cell) / 2 + 0.5
+        truth = hr[..., rows, cols]
+        crops = {
+            "LR": F.interpolate(lr, size, mode="nearest-exact")[..., rows, cols],
+            "bicubic": bicubic.clamp(0, 1),
+            "ours": sr[..., rows, cols],
+            "HR": truth,
+        }
+        labels = [
+            f"{label} {psnr(x, truth).item():.2f} dB" if label in ("bicubic", "ours") else label
+            for label, x in crops.items()
+        ]
+        return draw(list(crops.values()), labels), f"{' | '.join(labels)} (PSNR of this crop)"
+
+
+def choose_box(hr: Tensor, crop: int, where: Where) -> Box:
+    """Rows and columns, as half-open ranges, of a crop of ``hr`` (1, 3, H, W)."""
+    size = (hr.shape[-2], hr.shape[-1])
+    h, w = (min(crop, n) for n in size)
+    top, left = ((n - k) // 2 for n, k in zip(size, (h, w), strict=True))
+    if where == "detail":
+        grey = F.pad(hr.float().mean(dim=1, keepdim=True), (0, 1, 0, 1), mode="replicate")
+        gradient = grey.diff(dim=-1)[..., :-1, :].abs() + grey.diff(dim=-2)[..., :-1].abs()  # (1, 1, H, W)
+        step = max(1, crop // 4)
+        detail = F.avg_pool2d(gradient, (h, w), stride=step)[0, 0]
+        index = int(detail.argmax())
+        top, left = index // detail.shape[1] * step, index % detail.shape[1] * step
+    return (top, top + h), (left, left + w)
+
+
+def draw(crops: Sequence[Tensor], labels: Sequence[str]) -> Image.Image:
+    """``crops`` (1, 3, h, w) in [0, 1] side by side on white, each under its label."""
+    h, w = crops[0].shape[-2:]
+    out = Image.new("RGB", (len(crops) * (w + _GAP) - _GAP, h + _LABEL), "white")
+    pen = ImageDraw.Draw(out)
+    for i, (crop, label) in enumerate(zip(crops, labels, strict=True)):
+        pixels = (crop[0] * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+        pen.text((i * (w + _GAP), 1), label, fill="black")
+        out.paste(Image.fromarray(pixels), (i * (w + _GAP), _LABEL))
+    return out
+
+
+def save_png(picture: Image.Image, path: Path) -> None:
+    """Writes beside ``path``, then renames."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        picture.save(temporary, format="PNG")

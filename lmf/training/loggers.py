@@ -1,0 +1,67 @@
+"""W&B that never stands in the way of a run."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import WandbLogger
+
+from lmf.training.ranks import is_rank_zero
+
+log = logging.getLogger(__name__)
+
+
+def wandb_logger(
+    save_dir: str, mode: str = "offline", init_timeout: float = 30.0, **options: Any
+) -> WandbLogger | None:
+    """A W&B logger, offline where the server cannot be reached; None where W&B is disabled.
+
+    The run's id is kept in ``save_dir``, so that a run continued in its folder continues its W&B run.
+
+    Args:
+        save_dir: the run folder.
+        mode: ``"online"``, ``"offline"`` or ``"disabled"``.
+        init_timeout: seconds to wait for the server.
+        options: for ``wandb.init``: project, name, group, tags, ...
+    """
+    if mode not in ("online", "offline", "disabled"):
+        raise ValueError(f"W&B mode must be online, offline or disabled, got {mode!r}")
+    if mode == "disabled":
+        return None
+    import wandb
+
+    def make(mode: str) -> WandbLogger:
+        settings = wandb.Settings(init_timeout=init_timeout, console="off", silent=True)
+        logger = WandbLogger(save_dir=save_dir, id=run_id(Path(save_dir)), mode=mode, settings=settings, **options)
+        logger._wandb_init.pop("anonymous", None)  # Lightning always passes it; wandb warns that it means nothing
+        return logger
+
+    logger = make(mode)
+    if mode == "online" and is_rank_zero():
+        try:
+            _ = logger.experiment
+        except Exception as error:  # wandb raises many kinds: no key, no network, time-out, server errors
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            log.warning("W&B cannot be reached (%s); logging offline, upload later with `wandb sync`", reason)
+            wandb.teardown()
+            logger = make("offline")
+    return logger
+
+
+def finish(failed: bool) -> None:
+    """Ends the W&B run of this process, if there is one; otherwise the next job of a multirun would add to it."""
+    if wandb := sys.modules.get("wandb"):
+        wandb.finish(exit_code=int(failed))
+
+
+def run_id(folder: Path) -> str:
+    """The W&B id of the run in ``folder``, made on first use."""
+    path = folder / "wandb_id"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(secrets.token_hex(4))
+    return path.read_text().strip()

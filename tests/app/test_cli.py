@@ -1,0 +1,157 @@
+"""The program as a user starts it: processes, signals, exit codes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ..conftest import ROOT, TINY
+
+
+def command(tmp_path, *overrides):
+    flags = [o for o in overrides if o.startswith("-")]
+    rest = [o for o in overrides if not o.startswith("-")]
+    return [sys.executable, str(ROOT / "run.py"), *flags, *TINY, f"paths.runs={tmp_path / 'runs'}", *rest]
+
+
+def run(tmp_path, *overrides, check=True, **env):
+    done = subprocess.run(
+        command(tmp_path, *overrides), cwd=tmp_path, env={**os.environ, **env}, capture_output=True, text=True
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def run_folders(tmp_path, name="lmf_edsr"):
+    return sorted((tmp_path / "runs" / name).iterdir())
+
+
+def weights(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Five pictures of different sizes."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        small = Image.fromarray(rng.integers(0, 256, (9, 8 + i, 3), dtype=np.uint8))
+        small.resize((64 + 8 * i, 72), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.mark.slow
+def test_killed_and_resumed(tmp_path):
+    """SIGKILL in the middle of training, then ckpt_path=last: the same weights, W&B id and metrics as one run."""
+    options = ("experiment=lmf_edsr", "schedule.iterations=40", "schedule.save_every=5", "schedule.epochs=2",
+               "data.workers=1", "logger.wandb.mode=offline")  # fmt: skip
+    run(tmp_path, *options)
+    (whole,) = run_folders(tmp_path)
+    process = subprocess.Popen(command(tmp_path, *options), cwd=tmp_path, stdout=subprocess.DEVNULL)
+    last = None
+    while last is None or not last.is_file() or torch.load(last, weights_only=True)["global_step"] < 10:
+        assert process.poll() is None
+        time.sleep(0.05)
+        killed = [f for f in run_folders(tmp_path) if f != whole]
+        last = killed[0] / "checkpoints" / "last.ckpt" if killed else None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 10 <= torch.load(last, weights_only=True)["global_step"] < 80
+    wandb_id = (killed[0] / "wandb_id").read_text()
+
+    run(tmp_path, *options, "ckpt_path=last")
+    assert len(run_folders(tmp_path)) == 2
+    assert (killed[0] / "wandb_id").read_text() == wandb_id
+    assert len(list((killed[0] / "wandb").glob(f"offline-run-*-{wandb_id}"))) == 2
+    expected, resumed = weights(whole), weights(killed[0])
+    for key in expected:
+        assert torch.equal(expected[key], resumed[key]), key
+
+
+@pytest.mark.ddp
+def test_two_processes_train_as_one(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    run(tmp_path, "experiment=lmf_edsr", f"hydra.run.dir={one}")
+    run(
+        tmp_path,
+        "experiment=lmf_edsr",
+        f"hydra.run.dir={two}",
+        "trainer=ddp",
+        "trainer.devices=2",
+        "trainer.accelerator=cpu",
+    )
+    expected, actual = weights(one), weights(two)
+    for key in expected:
+        torch.testing.assert_close(actual[key], expected[key], rtol=1e-4, atol=1e-6)
+    rows = [list(csv.DictReader(next(f.glob("metrics/*/metrics.csv")).open())) for f in (one, two)]
+    psnr = [[float(r["val/psnr"]) for r in run if r.get("val/psnr")] for run in rows]
+    assert psnr[0] == pytest.approx(psnr[1], abs=1e-3)
+    assert len(list(two.glob("config*.yaml"))) == 1
+
+
+@pytest.mark.ddp
+def test_two_processes_measure_as_one(tmp_path, photos):
+    """Five images on two ranks: none counted twice; costs reported once."""
+    run(tmp_path, "experiment=lmf_edsr")
+    (trained,) = run_folders(tmp_path)
+    options = ("task=test", f"ckpt_path={trained}", "data=folder", f"data.root={photos}", f"data.val_root={photos}",
+               "data.scales=[2,3]")  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    run(tmp_path, *options, f"hydra.run.dir={one}")
+    out = run(tmp_path, *options, f"hydra.run.dir={two}", "trainer=ddp", "trainer.devices=2").stdout
+    rows = [json.loads((folder / "results.json").read_text()) for folder in (one, two)]
+    assert [row["images"] for row in rows[0]] == [5, 5]
+    for first, second in zip(*rows, strict=True):
+        for key in ("psnr", "ssim", "bicubic_psnr"):
+            assert second[key] == pytest.approx(first[key], abs=1e-6)
+    assert out.count("images") == 1  # one table
+
+
+@pytest.mark.ddp
+def test_ddp_in_a_multirun_stays_in_its_job(tmp_path):
+    options = ("experiment=lmf_edsr", "trainer=ddp", "trainer.devices=2", "schedule.epochs=1")
+    run(tmp_path, "-m", *options, "schedule.optimizer.lr=1e-3,1e-4")
+    (sweep,) = run_folders(tmp_path)
+    jobs = sorted(p.name for p in sweep.iterdir() if p.is_dir())
+    assert jobs == ["0", "1"]
+    for job, lr in (("0", "0.001"), ("1", "0.0001")):
+        assert f"lr: {lr}" in (sweep / job / "config.yaml").read_text()
+        assert (sweep / job / "checkpoints" / "last.ckpt").is_file()
+    first, second = weights(sweep / "0"), weights(sweep / "1")
+    assert any(not torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.slow
+def test_wandb_unreachable(tmp_path):
+    done = run(tmp_path, "experiment=lmf_edsr", "logger.wandb.mode=online", "+logger.wandb.init_timeout=3",
+               WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY="0" * 40)  # fmt: skip
+    assert "logging offline" in done.stdout + done.stderr
+    (folder,) = run_folders(tmp_path)
+    assert (folder / "checkpoints" / "last.ckpt").is_file()
+    assert list((folder / "wandb").glob("offline-run-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["experiment=lmf_edsr", "ckpt_path=nowhere.ckpt"], "no such checkpoint"),
+        (["experiment=nonsense"], "nonsense"),
+        (["schedule.lerning_rate=1"], "lerning_rate"),
+    ],
+)
+def test_mistakes_exit_with_status_1(tmp_path, overrides, message):
+    done = run(tmp_path, *overrides, check=False)
+    assert done.returncode == 1
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

@@ -1,0 +1,97 @@
+"""Models to share: exported with a card, and those in the box."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from skimage import data
+
+import lmf
+from lmf import checkpoint
+from lmf.app import pipeline
+from lmf.data.degradations import resize_pil
+from lmf.renderers.cmsr.tables import Tables, beside
+
+from ..conftest import TINY
+
+
+@pytest.fixture
+def trained(compose, tmp_path):
+    pipeline.run(compose(*TINY, "schedule.epochs=1"))
+    return tmp_path / "run"
+
+
+def test_a_run_becomes_a_file_with_a_card(compose, trained, tmp_path):
+    file = tmp_path / "shared" / "tiny.safetensors"
+    (tmp_path / "card.yaml").write_text("data: scikit-image\nlicence: MIT\n")
+    export = ("task=export", f"output={file}")
+    pipeline.run(compose(*TINY, *export, f"ckpt_path={trained}", f"card={tmp_path / 'card.yaml'}"))
+    with safe_open(file, "pt") as content:
+        assert {content.get_tensor(key).dtype for key in content.keys()} == {torch.float16}  # noqa: SIM118
+    model, exact = lmf.load(file), lmf.load(trained)
+    for key, value in exact.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[key], value, rtol=1e-3, atol=1e-6)
+
+    # its results join the card, which keeps what it had
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps([{"set": "set5", "scale": 3.7, "images": 5, "psnr": 31.23456, "bicubic_psnr": 28.0}]))
+    pipeline.run(compose(*TINY, *export, f"ckpt_path={file}", f"results=[{results}]"))
+    card = checkpoint.read_card(file)
+    assert (card["data"], card["licence"]) == ("scikit-image", "MIT")
+    assert [step["schedule"]["name"] for step in card["recipe"]] == ["quick"]
+    assert card["results"] == {"set5_x3.7": {"psnr": 31.2346, "bicubic_psnr": 28.0}}
+    again = lmf.load(file).state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in model.state_dict().items())
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_the_card_tells_every_training(compose, trained, tmp_path):
+    again = ("schedule=finetune", "schedule.epochs=1", "schedule.patch=12", "schedule.ema=null", f"init={trained}")
+    pipeline.run(compose(*TINY, *again, output=tmp_path / "again"))
+    file = tmp_path / "tiny.safetensors"
+    pipeline.run(compose(*TINY, "task=export", f"ckpt_path={tmp_path / 'again'}", f"output={file}"))
+    steps = checkpoint.read_card(file)["recipe"]
+    assert [(step["schedule"]["name"], step["init"]) for step in steps] == [("quick", None), ("finetune", "run")]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ((), "which model"),
+        (("ckpt_path=RUN", "output=model.pth"), "must end in .safetensors"),
+        (("ckpt_path=RUN", "results=[RUN/config.yaml]"), "not a results.json"),
+    ],
+)
+def test_what_cannot_be_exported_is_said(compose, trained, tmp_path, caplog, overrides, message):
+    output = tmp_path / "model.safetensors"
+    given = [o.replace("RUN", str(trained)) for o in (f"output={output}", *overrides)]
+    with pytest.raises(SystemExit):
+        pipeline.run(compose(*TINY, "task=export", *given))
+    assert message in caplog.text
+    assert not output.exists()
+
+
+def test_models_in_the_box_have_cards_and_fit_their_tables():
+    models = lmf.list_models()
+    assert "lm_liif_edsr" in models
+    for name, card in models.items():
+        assert {"data", "licence", "recipe", "commit", "results"} <= card.keys(), name
+        path = checkpoint.find(name)
+        assert path.stat().st_size < 4 * 2**20
+        Tables.of(beside(path)).check(lmf.load(name))
+
+
+def test_a_model_in_the_box_beats_bicubic_on_a_photograph():
+    hr = data.astronaut()[60:316, 120:376]
+    lr = resize_pil(np.ascontiguousarray(hr), (64, 64))
+
+    def psnr(sr):
+        return 10 * np.log10(255**2 / np.mean((sr[8:-8, 8:-8].astype(float) - hr[8:-8, 8:-8]) ** 2))
+
+    bicubic = psnr(resize_pil(lr, (256, 256)))
+    for name in lmf.list_models():
+        assert psnr(lmf.load(name).upscale(lr, scale=4)) > bicubic + 1.5, name

@@ -1,0 +1,71 @@
+"""Training from given weights: `init`, and schedules that keep the encoder."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import lmf
+from lmf.app import pipeline
+
+from ..conftest import TINY
+
+DECODER = ("schedule=decoder", "schedule.scenes=4", "schedule.scene_side=24", "schedule.patch=6", "schedule.ema=null")
+
+
+@pytest.fixture
+def options(tmp_path):
+    return (
+        *(o for o in TINY if o not in ("data.cache=null", "schedule.patch=12")),
+        f"paths.cache={tmp_path / 'cache'}",
+    )
+
+
+@pytest.fixture
+def donor(compose, options, tmp_path):
+    pipeline.run(compose(*options, "schedule.epochs=1", output=tmp_path / "donor"))
+    return tmp_path / "donor"
+
+
+def states(folder):
+    model = lmf.load(folder / "checkpoints" / "last.ckpt")
+    return model.encoder.state_dict(), model.decoder.state_dict()
+
+
+def test_decoder_schedule_trains_the_decoder_alone(compose, options, donor, tmp_path):
+    # another decoder than the donor's, so that only the encoder is taken
+    run = (*options, *DECODER, f"init={donor}", "decoder.depth=3")
+    pipeline.run(compose(*run, output=tmp_path / "whole"))
+    (before, _), (after, decoder) = states(donor), states(tmp_path / "whole")
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+    pipeline.run(compose(*run, "+trainer.max_steps=4", "callbacks.last=null", output=tmp_path / "part"))
+    stopped = states(tmp_path / "part")[1]
+    pipeline.run(compose(*run, "ckpt_path=last", output=tmp_path / "part"))
+    resumed = states(tmp_path / "part")[1]
+    assert any(not torch.equal(decoder[key], stopped[key]) for key in decoder)
+    assert all(torch.equal(decoder[key], resumed[key]) for key in decoder)
+
+
+def test_finetuning_starts_from_all_of_the_same_make(compose, options, donor, tmp_path):
+    still = ("schedule=finetune", "schedule.ema=null", "schedule.optimizer.lr=0", "schedule.patch=12")
+    pipeline.run(compose(*options, *still, f"init={donor}", output=tmp_path / "same"))
+    for ours, theirs in zip(states(tmp_path / "same"), states(donor), strict=True):
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("encoder.blocks=2", "init=DONOR"), "its encoder is"),
+        (DECODER, "give init="),
+        ((*DECODER, "init=DONOR", "decoder=ciaosr"), "schedule=finetune"),
+        (("init=nowhere",), "no such checkpoint"),
+    ],
+)
+def test_what_cannot_be_is_said_at_once(compose, options, donor, tmp_path, caplog, overrides, message):
+    fits = [o for o in options if "ciaosr" not in str(overrides) or not o.startswith("decoder.")]
+    with pytest.raises(SystemExit):
+        pipeline.run(compose(*fits, *(o.replace("DONOR", str(donor)) for o in overrides), output=tmp_path / "bad"))
+    assert message in caplog.text
+    assert not (tmp_path / "bad" / "checkpoints").exists()

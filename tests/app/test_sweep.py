@@ -1,0 +1,124 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lmf.app import sweep
+from lmf.renderers.cmsr.tables import Table, Tables, fingerprint
+
+from ..conftest import ROOT, TINY
+
+
+def job(folder, number, overrides, error=None, rows=()):
+    path = folder / str(number)
+    (path / ".hydra").mkdir(parents=True)
+    (path / ".hydra" / "overrides.yaml").write_text(json.dumps(overrides))
+    if error != "killed":
+        sweep.write_note(path, overrides, error, "x")
+    if rows:
+        (path / "results.json").write_text(json.dumps(rows))
+
+
+def row(scale, share, psnr):
+    return {"set": "set5", "scale": scale, "psnr": psnr, "dense_psnr": 26.0, "psnr_vs_dense": 50.0,
+            "rendered_share": share, "render_s": share, "dense_render_s": 1.0}  # fmt: skip
+
+
+def test_one_table_of_what_there_is(tmp_path, capsys, caplog):
+    for number, threshold in enumerate(("1e-5", "1e-4")):
+        job(tmp_path, number, [f"renderer.mse_threshold={threshold}", "scale=8", "task=test"],
+            rows=[row(8.0, 0.3 - 0.1 * number, 25.9)])  # fmt: skip
+    job(tmp_path, 2, ["renderer.mse_threshold=1", "scale=8", "task=test"], error="no table\nkeeps it")
+    job(tmp_path, 10, ["renderer.mse_threshold=2", "scale=8", "task=test", "launcher=joblib"], error="killed")
+    sweep.show(tmp_path)
+    rows = list(csv.DictReader((tmp_path / "sweep.csv").open()))
+    assert [(r["job"], r["renderer.mse_threshold"], r["rendered_share"]) for r in rows] == [
+        ("0", "1e-5", "0.3"),
+        ("1", "1e-4", str(0.3 - 0.1)),
+        ("2", "1", ""),
+        ("10", "2", ""),
+    ]
+    assert [r["error"] for r in rows] == ["", "", "no table\nkeeps it", "did not finish"]
+    assert "task" not in rows[0]  # the same in all jobs
+    assert "launcher" not in rows[0]  # no part of what a job is
+    assert (tmp_path / "pareto.png").stat().st_size > 10000
+    out = capsys.readouterr().out
+    assert "1e-4" in out
+    assert caplog.messages == ["job 2 failed: no table\nkeeps it", "job 10 failed: did not finish"]
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_an_empty_sweep_is_no_error(tmp_path):
+    assert sweep.collect(tmp_path) == []
+    sweep.show(tmp_path / "nothing")
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory):
+    """A trained run with tables for x6, two thresholds."""
+    folder = tmp_path_factory.mktemp("sweep")
+    command = [
+        sys.executable,
+        str(ROOT / "run.py"),
+        *TINY,
+        f"paths.runs={folder / 'runs'}",
+        f"hydra.run.dir={folder / 'run'}",
+    ]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    import lmf
+
+    model = lmf.load(folder / "run")
+    tables = Tables({6: [Table({1: 0.05, 3: 0.2}, 1e-5), Table({1: 0.3}, 1e-4)]}, model=fingerprint(model))
+    checkpoint = lmf.checkpoint.find(folder / "run")
+    checkpoint.with_suffix(".cmsr.yaml").write_text(tables.dump())
+    return folder
+
+
+def multirun(folder, *overrides):
+    command = [sys.executable, str(ROOT / "run.py"), "-m", *TINY, f"paths.runs={folder / 'runs'}", "name=s",
+               f"ckpt_path={folder / 'run'}", "data.limit=1", "data.crop=48", *overrides]  # fmt: skip
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    path = max((folder / "runs" / "s").iterdir(), key=lambda p: p.stat().st_mtime)
+    return done, path, list(csv.DictReader((path / "sweep.csv").open()))
+
+
+@pytest.mark.slow
+def test_a_failed_job_does_not_spoil_the_sweep_and_is_all_that_runs_again(ready):
+    options = ("sweep=cmsr", "renderer.mse_threshold=1e-7,1e-5,1e-4", "scale=6")
+    done, path, rows = multirun(ready, *options)
+    assert done.returncode == 1
+    assert [r["job"] for r in rows] == ["0", "1", "2"]
+    assert "no table for x6" in rows[0]["error"]
+    assert [r["error"] for r in rows[1:]] == ["", ""]
+    assert float(rows[2]["rendered_share"]) < float(rows[1]["rendered_share"]) <= 1.1
+    assert (path / "pareto.png").is_file()
+    assert "psnr" in done.stdout
+    times = [(path / str(i) / "results.json").stat().st_mtime_ns for i in (1, 2)]
+    done, again, _ = multirun(ready, *options)
+    assert again == path
+    assert done.stdout.count("finished before") == 2
+    assert [(path / str(i) / "results.json").stat().st_mtime_ns for i in (1, 2)] == times
+    changed = ready / "run" / "checkpoints" / "best.ckpt"
+    saved = torch.load(changed, weights_only=True)
+    torch.save(saved, changed)  # another file: no result holds any more
+    done, _, rows = multirun(ready, *options)
+    assert "finished before" not in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_jobs_in_parallel(ready, launcher):
+    plugin = "hydra_plugins.hydra_" + launcher.split("_")[0] + "_launcher"
+    pytest.importorskip(plugin)
+    done, path, rows = multirun(ready, "sweep=cmsr", f"launcher={launcher}", "renderer.mse_threshold=1e-5,1e-4",
+                                "scale=6", "data.workers=1", f"+data.val_limit={len(launcher)}")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [r["job"] for r in rows] == ["0", "1"]
+    assert all(0 < float(r["rendered_share"]) <= 1.1 for r in rows)
+    assert sorted(p.name for p in path.iterdir() if p.is_dir() and p.name.isdigit()) == ["0", "1"]

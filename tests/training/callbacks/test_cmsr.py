@@ -1,0 +1,93 @@
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lmf import checkpoint
+from lmf.app import pipeline
+from lmf.benchmark.cost import count
+from lmf.renderers import CMSR, Tables
+from lmf.renderers.cmsr import tables
+from tests.conftest import TINY
+
+DATA = ("data.limit=2", "data.crop=60", "scale=6")
+
+
+@pytest.fixture
+def run(compose, tmp_path):
+    """A trained run with tables for x6."""
+    pipeline.run(compose(*TINY, output=tmp_path / "fit"))
+    calibrate = ("task=calibrate", f"ckpt_path={tmp_path / 'fit'}", "scales=[6]", "limit=3", "crop=60")
+    pipeline.run(compose(*TINY, *calibrate, output=tmp_path / "calibrate"))
+    return tmp_path / "fit"
+
+
+def results(compose, run, output, *overrides):
+    pipeline.run(compose(*TINY, "task=test", f"ckpt_path={run}", *DATA, *overrides, output=output))
+    (row,) = json.loads((output / "results.json").read_text())
+    return row
+
+
+def test_calibrate_then_measure(compose, run, tmp_path):
+    path = tables.beside(checkpoint.find(run))
+    assert Tables.of(path).images == 3
+    dense = results(compose, run, tmp_path / "dense")
+    assert dense["scale"] == 6
+    asked = results(compose, run, tmp_path / "cmsr", "renderer=cmsr", "renderer.precision_db=40")
+    assert asked["dense_psnr"] == pytest.approx(dense["psnr"], abs=1e-3)
+    assert asked["psnr_vs_dense"] >= asked["least_psnr_vs_dense"] >= 40
+    assert 0 < asked["rendered_share"] <= 1.1
+    cost = count(checkpoint.load(run), (10, 10), size=(60, 60))
+    assert asked["dense_gmacs"] == pytest.approx(cost.total_macs / 1e9, rel=1e-5)
+    spared = (1 - asked["rendered_share"]) * cost.render_macs / 1e9
+    assert asked["gmacs"] == pytest.approx(cost.total_macs / 1e9 - spared, rel=1e-5)
+    assert asked["render_s"] > 0
+    assert len(list((tmp_path / "cmsr" / "bands").glob("bundled_x6_*.png"))) == 2
+    within = results(compose, run, tmp_path / "budget", "renderer=cmsr", "renderer.budget=0.1")
+    assert within["rendered_share"] <= 0.1
+
+
+def test_tables_of_another_model_are_refused(compose, run, tmp_path, caplog):
+    path = tables.beside(checkpoint.find(run))
+    path.write_text(path.read_text().replace("model: ", "model: 00"))
+    with pytest.raises(SystemExit):
+        results(compose, run, tmp_path / "cmsr", "renderer=cmsr", "renderer.precision_db=40")
+    assert "the tables are for a model 00" in caplog.text
+
+
+def test_the_authors_tables_are_taken_on_trust(compose, run, tmp_path, caplog):
+    (tmp_path / "theirs.yaml").write_text("{8: {1: 0.01, 2: 1}}")
+    row = results(compose, run, tmp_path / "cmsr", "renderer=cmsr", f"renderer.tables={tmp_path / 'theirs.yaml'}")
+    assert "taken on trust" in caplog.text
+    assert not CMSR(tmp_path / "theirs.yaml").overlap
+    assert math.isfinite(row["psnr_vs_dense"])
+
+
+def test_without_tables_one_line_says_what_to_do(compose, tmp_path, caplog):
+    pipeline.run(compose(*TINY, output=tmp_path / "fit"))
+    with pytest.raises(SystemExit):
+        results(compose, tmp_path / "fit", tmp_path / "cmsr", "renderer=cmsr", "renderer.precision_db=40")
+    assert "no such tables; python run.py task=calibrate" in caplog.text
+
+
+def test_enlarging_says_what_was_rendered(compose, run, tmp_path, caplog):
+    caplog.set_level("INFO")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (44, 50, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    upscale = ("task=upscale", f"ckpt_path={run}", f"input={tmp_path / 'a.png'}", "scale=6", "renderer=cmsr")
+    pipeline.run(compose(*TINY, *upscale, "renderer.budget=0.1", f"output={tmp_path}", output=tmp_path / "one"))
+    assert re.search(r"a_x6.png 300x264, \d+% of the pixels rendered$", caplog.text, re.MULTILINE)
+    promise = ("renderer.precision_db=40", f"output={tmp_path / 'two'}")
+    pipeline.run(compose(*TINY, *upscale, *promise, output=tmp_path / "two"))
+    assert re.search(
+        r"% of the pixels rendered, [\d.]+ dB from dense rendering \(sampled\)$", caplog.text, re.MULTILINE
+    )
+
+
+def test_every_job_has_its_own_wandb_run(compose, run, tmp_path):
+    pytest.importorskip("wandb")
+    for name in ("one", "two"):
+        results(compose, run, tmp_path / name, "logger.wandb.mode=offline")
+        assert len(list((tmp_path / name / "wandb").glob("offline-run-*/*.wandb"))) == 1
