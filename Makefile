@@ -31,9 +31,9 @@ WEIGHTS := lmf/weights
 run = hydra.run.dir=runs/weights/$1 $(if $(wildcard runs/weights/$1/checkpoints/last.ckpt),ckpt_path=runs/weights/$1)
 FIT := $(BIN)/python run.py data=folder data.root='$(PHOTOS)' data.val_scales=[2,4]
 weights: setup
-	$(FIT) experiment=lmf_edsr schedule=decoder init='$(LIIF)' $(call run,decoder)
-	$(FIT) experiment=lmf_edsr schedule=finetune init=runs/weights/decoder $(call run,lm_liif_edsr)
-	$(FIT) experiment=lm_lte_edsr schedule=decoder schedule.epochs=25 schedule.optimizer.lr=1e-3 init='$(LIIF)' \
+	$(FIT) experiment=lmf_edsr schedule=decoder init_from='$(LIIF)' $(call run,decoder)
+	$(FIT) experiment=lmf_edsr schedule=finetune init_from=runs/weights/decoder $(call run,lm_liif_edsr)
+	$(FIT) experiment=lm_lte_edsr schedule=decoder schedule.epochs=25 schedule.optimizer.lr=1e-3 init_from='$(LIIF)' \
 	  $(call run,lm_lte_edsr)
 	for model in lm_liif_edsr lm_lte_edsr; do set -e; \
 	  $(BIN)/python run.py task=export ckpt_path=runs/weights/$$model card=$(WEIGHTS)/card.yaml \

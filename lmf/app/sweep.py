@@ -147,7 +147,7 @@ def draw(rows: Sequence[Mapping[str, Any]], others: Sequence[str], path: Path) -
     """PSNR over rendered share and over time, against HR and against dense rendering; a line for each set and scale.
 
     Args:
-        rows: with the figures of `lmf.training.callbacks.PrecisionCallback`.
+        rows: with the figures of `lmf.training.callbacks.CMSRCallback`.
         others: further names that tell lines apart.
     """
     lines: dict[str, list[Mapping[str, Any]]] = {}

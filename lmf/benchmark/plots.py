@@ -64,7 +64,7 @@ def roofline(rows: Sequence[Row]) -> Figure:
     """GFLOP/s achieved by each stage against its FLOPs per byte, under what the machine can do."""
     figure = Figure(figsize=(6.5, 4.5), layout="constrained")
     ax = figure.subplots()
-    peak, bandwidth = rows[0].roof_gflops or 1.0, rows[0].roof_gbs or 1.0
+    peak, bandwidth = rows[0].peak_gflops or 1.0, rows[0].peak_gbs or 1.0
     colours = {key: f"C{i % 10}" for i, key in enumerate(dict.fromkeys((r.model, label(r)) for r in rows))}
     highest = 1.0
     for row in rows:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def roof(device: torch.device) -> tuple[float, float]:
+def measure_peak(device: torch.device) -> tuple[float, float]:
     """What the machine can do now: FLOPs a second in a large matrix product or convolution, whichever is faster (they
     come from different libraries), and bytes a second in a large copy."""
     n, side, length = (8192, 512, 1 << 28) if device.type == "cuda" else (1536, 96, 1 << 25)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lmf import kernels
 from lmf.benchmark import cost
-from lmf.benchmark.roofline import roof
+from lmf.benchmark.roofline import measure_peak
 from lmf.decoders.base import Latent
 from lmf.grid import Size
 from lmf.io.files import write_text
@@ -61,10 +61,10 @@ class Row:
         encoder_bytes, latent_bytes, render_bytes: of each stage's input, weights and result in float32, which must at
             least move between it and memory.
         gflops: 10^9 FLOPs (two to a MAC) a second, in all and while rendering.
-        roof_gflops: what the machine does in a large matrix product or convolution of that precision, whichever is
+        peak_gflops: what the machine does in a large matrix product or convolution of that precision, whichever is
             faster.
-        roof_gbs: 10^9 bytes a second read and written by a large copy.
-        floor_s: the least time that ``roof_gflops`` and ``roof_gbs`` allow for the MACs and bytes of each stage.
+        peak_gbs: 10^9 bytes a second read and written by a large copy.
+        floor_s: the least time that ``peak_gflops`` and ``peak_gbs`` allow for the MACs and bytes of each stage.
         peak_bytes: memory that the case needs, see `lmf.benchmark.cost.Latency`.
         process_bytes: the most that the process had meanwhile, Python, torch and all models included.
     """
@@ -90,8 +90,8 @@ class Row:
     floor_s: float | None = None
     gflops: float | None = None
     render_gflops: float | None = None
-    roof_gflops: float | None = None
-    roof_gbs: float | None = None
+    peak_gflops: float | None = None
+    peak_gbs: float | None = None
     peak_bytes: int | None = None
     process_bytes: int | None = None
     repeats: int = 0
@@ -120,7 +120,7 @@ def plan(
         for size in sizes
         for scale in scales
         for name, model in models.items()
-        for backend in (backends if model.decoder.bounded else ("torch",))
+        for backend in (backends if model.decoder.constant_memory else ("torch",))
         for precision in precisions
     ]
 
@@ -172,13 +172,13 @@ def measure(
     device = torch.device(device)
     rows = count(models, cases)
     times: list[list[list[float]]] = [[] for _ in cases]
-    spent, roofs = [0.0] * len(cases), defaultdict(list)
+    spent, peaks = [0.0] * len(cases), defaultdict(list)
     turns = ((n, i) for n in range(1 + repeats) for i in range(len(cases)))
     for (n, i), case in zip(turns, progress([*cases] * (1 + repeats)), strict=True):
         if i == 0:
             for precision in {c.precision: None for c in cases}:
                 with torch.inference_mode(), autocast(precision, device)():
-                    roofs[precision].append(roof(device))
+                    peaks[precision].append(measure_peak(device))
         if n and spent[i] >= budget:
             continue
         start = time.perf_counter()
@@ -191,11 +191,11 @@ def measure(
         if n or spent[i] >= budget:
             times[i].append(taken)
     for row, runs in zip(rows, times, strict=True):
-        flops, bandwidth = (statistics.median(column) for column in zip(*roofs[row.precision][1:], strict=True))
+        flops, bandwidth = (statistics.median(column) for column in zip(*peaks[row.precision][1:], strict=True))
         row.encoder_s, row.latent_s, row.render_s, row.total_s = map(statistics.median, zip(*runs, strict=True))
         row.floor_s = sum(floors(row, flops, bandwidth))
         row.gflops, row.render_gflops = 2e-9 * row.macs / row.total_s, 2e-9 * row.render_macs / row.render_s
-        row.roof_gflops, row.roof_gbs = flops / 1e9, bandwidth / 1e9
+        row.peak_gflops, row.peak_gbs = flops / 1e9, bandwidth / 1e9
         row.repeats, row.device, row.threads = len(runs), device_name(device), torch.get_num_threads()
     return rows
 

@@ -68,7 +68,7 @@ class Estimator(Protocol):
         """
 
 
-class Authors:
+class Released:
     """The released code's estimator: the first candidate intensity that some picture fails at is the limit.
 
     Args:
@@ -161,7 +161,7 @@ class Pooled:
     more than asked.
 
     Args:
-        scales, levels, thresholds: as for `Authors`.
+        scales, levels, thresholds: as for `Released`.
     """
 
     folds = 32

@@ -16,7 +16,7 @@ from lmf.renderers.dense import Dense
 class Remembering(Decoder):
     """``decoder`` for one latent and its cell: each grid is rendered once, in whole, however often it is asked for."""
 
-    bounded = True
+    constant_memory = True
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__(decoder.in_channels)

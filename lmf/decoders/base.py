@@ -130,7 +130,7 @@ class Decoder(nn.Module):
                 enlarge(picture, layer.grid, target, out, layer.shown)
 
     @property
-    def bounded(self) -> bool:
+    def constant_memory(self) -> bool:
         """Whether `render` needs no memory to speak of besides its result, however large."""
         return False
 

@@ -30,7 +30,7 @@ class LMCiaoSR(LMFDecoder):
         clip_scale: see `Decoder`.
     """
 
-    form = "linear"  # [code, relative coordinate]
+    input_encoding = "linear"  # [code, relative coordinate]
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ class LMLIIF(LMFDecoder):
         clip_scale: see `Decoder`.
     """
 
-    form = "linear"  # [code, relative coordinate, relative cell]
+    input_encoding = "linear"  # [code, relative coordinate, relative cell]
     receptive_field = 2  # the convolution at a neighbour
 
     def __init__(

@@ -27,7 +27,7 @@ class LMLTE(LMFDecoder):
         skip, clip_scale: see `Decoder`.
     """
 
-    form = "fourier"
+    input_encoding = "fourier"
     receptive_field = 2  # the convolution at a neighbour
 
     def __init__(

@@ -78,23 +78,25 @@ class ModulatedMLP(nn.Module):
 class LMFDecoder(Decoder):
     """Base of the LMF decoders. Subclasses set ``imnet: ModulatedMLP``, define `latent`, and say what ``imnet`` reads.
 
-    Either in one of the forms that `lmf.kernels` renders fused, by setting ``form`` and defining `extra`; or in any
-    other way, by defining `render_input`.
+    Either set ``input_encoding`` to one that `lmf.kernels` renders fused and define `extra`, or
+    define `render_input`.
     """
 
     imnet: ModulatedMLP
-    form: kernels.Form | None = None
+    input_encoding: kernels.InputEncoding | None = None
 
     def __init__(self, in_channels: int, skip: Skip = "none", clip_scale: float | None = 4.0) -> None:
         super().__init__(in_channels, skip, clip_scale)
 
     def extra(self, rel_cell: Tensor) -> Tensor:
-        """What the renderer reads that is one per image, (B, E), as ``form`` says (`lmf.kernels.render`).
+        """What the renderer reads that is one per image, (B, E), as ``input_encoding`` says (`lmf.kernels.render`).
 
         Args:
             rel_cell: (B, 2) size of an output pixel, one latent cell spanning 2 units.
         """
-        raise TypeError(f"{type(self).__name__} sets form = {self.form!r} but does not define extra(rel_cell)")
+        raise TypeError(
+            f"{type(self).__name__} sets input_encoding = {self.input_encoding!r} but does not define extra(rel_cell)"
+        )
 
     def render_input(self, code: Tensor, rel: Tensor, rel_cell: Tensor) -> Tensor:
         """What the renderer reads, where that has none of the fused forms.
@@ -107,13 +109,13 @@ class LMFDecoder(Decoder):
         Returns:
             (B, Q, in_dim of ``imnet``).
         """
-        raise TypeError(f"{type(self).__name__} defines neither form nor render_input(code, rel, rel_cell)")
+        raise TypeError(f"{type(self).__name__} defines neither input_encoding nor render_input(code, rel, rel_cell)")
 
     def decode(self, latent: ModulatedLatent, coord: Tensor, cell: Tensor) -> Tensor:
         rel_cell = grid.relative_cell(cell, latent.size)  # (B, 2)
-        if form := self.fused_form():
+        if encoding := self.fused_encoding():
             extra, weights = self.extra(rel_cell), self.imnet.weights()
-            return kernels.render(latent.modulation, latent.code, extra, coord, weights, form)
+            return kernels.render(latent.modulation, latent.code, extra, coord, weights, encoding)
         cells = rel_cell[:, None].expand(*coord.shape)
         return kernels.blend(
             latent.modulation,
@@ -123,11 +125,11 @@ class LMFDecoder(Decoder):
         )
 
     def render(self, latent: Any, target: grid.Grid, cell: Tensor) -> Tensor:
-        form = self.fused_form()
-        if form is None or not self.bounded:
+        encoding = self.fused_encoding()
+        if encoding is None or not self.constant_memory:
             return super().render(latent, target, cell)
         extra, image = self.extra(grid.relative_cell(cell, latent.size)), self.skipped(latent)
-        return kernels.render_grid(latent.modulation, latent.code, extra, target, image, self.imnet.weights(), form)
+        return kernels.render_grid(latent.modulation, latent.code, extra, target, image, self.imnet.weights(), encoding)
 
     def paint(self, out: Tensor, part: Region, latent: Any, target: grid.Grid, cell: Tensor, queries: int) -> None:
         if not self.painted(out, target, [Layer(target, cell, part)], latent):
@@ -139,22 +141,22 @@ class LMFDecoder(Decoder):
 
     def painted(self, out: Tensor, target: grid.Grid, layers: Sequence[Layer], latent: Any) -> bool:
         """Paints all layers at once, if that can be done."""
-        form = self.fused_form()
-        weights = self.imnet.weights() if form and self.bounded else None
-        if form is None or weights is None or not kernels.layered(out, latent.modulation, weights, form):
+        encoding = self.fused_encoding()
+        weights = self.imnet.weights() if encoding and self.constant_memory else None
+        if encoding is None or weights is None or not kernels.layered(out, latent.modulation, weights, encoding):
             return False
         extra = self.extra(grid.relative_cell(torch.cat([layer.cell for layer in layers]), latent.size))
         kernels.render_layers(
-            out, target, layers, latent.modulation, latent.code, extra, self.skipped(latent), weights, form
+            out, target, layers, latent.modulation, latent.code, extra, self.skipped(latent), weights, encoding
         )
         return True
 
     @property
-    def bounded(self) -> bool:
+    def constant_memory(self) -> bool:
         own = type(self).decode is not LMFDecoder.decode or type(self).query is not Decoder.query
-        return self.fused_form() is not None and not own
+        return self.fused_encoding() is not None and not own
 
-    def fused_form(self) -> kernels.Form | None:
-        """``form``, unless a subclass of a fused decoder went its own way after all."""
+    def fused_encoding(self) -> kernels.InputEncoding | None:
+        """``input_encoding``, unless a subclass of a fused decoder went its own way after all."""
         own = type(self).render_input is not LMFDecoder.render_input or type(self.imnet) is not ModulatedMLP
-        return None if own else self.form
+        return None if own else self.input_encoding

@@ -15,13 +15,25 @@ from torch import Tensor
 from lmf.grid import Grid
 from lmf.kernels import ops, reference
 from lmf.kernels.ops import BACKENDS, backend
-from lmf.kernels.reference import Form, Weights, blend
+from lmf.kernels.reference import InputEncoding, Weights, blend
 from lmf.region import Layer
 
-__all__ = ["BACKENDS", "Form", "Weights", "backend", "blend", "layered", "render", "render_grid", "render_layers"]
+__all__ = [
+    "BACKENDS",
+    "InputEncoding",
+    "Weights",
+    "backend",
+    "blend",
+    "layered",
+    "render",
+    "render_grid",
+    "render_layers",
+]
 
 
-def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, form: Form) -> Tensor:
+def render(
+    modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, encoding: InputEncoding
+) -> Tensor:
     """Colours at scattered coordinates, blended over the local ensemble (`lmf.grid.ensemble`).
 
     Args:
@@ -30,42 +42,48 @@ def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weigh
         extra: (B, E), what it reads that is one per image.
         coord: (B, Q, 2) as (y, x) in [-1, 1]. If it wants a gradient, `reference` serves.
         weights: of the MLP.
-        form: what enters the MLP. ``"linear"``: ``[code, rel, extra]``, rel the coordinate relative to the latent, one
-            latent cell spanning 2 units. ``"fourier"``: code is M amplitudes, M / 2 frequencies along y and M / 2 along
-            x; ``amplitude * [cos(pi f), sin(pi f)]`` with ``f = fy * rel_y + fx * rel_x + extra``.
+        encoding: what enters the MLP. ``"linear"``: ``[code, rel, extra]``, rel the coordinate relative to the latent,
+            one latent cell spanning 2 units. ``"fourier"``: code is M amplitudes, M / 2 frequencies along y and M / 2
+            along x; ``amplitude * [cos(pi f), sin(pi f)]`` with ``f = fy * rel_y + fx * rel_x + extra``.
 
     Returns:
         (B, Q, 3), float64 if modulation is, else float32. Differentiable with respect to all but coord (once).
     """
-    check(modulation, code, extra, weights, form)
+    check(modulation, code, extra, weights, encoding)
     modulation, code, extra, coord, *mlp = same_type(modulation, code, extra, coord, *weights)
     if ops.forced == "reference" or (coord.requires_grad and torch.is_grad_enabled()):
-        return reference.render(modulation, code, extra, coord, Weights(*mlp), form)
-    return ops.render(modulation, code, extra, coord, *mlp, form)
+        return reference.render(modulation, code, extra, coord, Weights(*mlp), encoding)
+    return ops.render(modulation, code, extra, coord, *mlp, encoding)
 
 
 def render_grid(
-    modulation: Tensor, code: Tensor, extra: Tensor, target: Grid, image: Tensor | None, weights: Weights, form: Form
+    modulation: Tensor,
+    code: Tensor,
+    extra: Tensor,
+    target: Grid,
+    image: Tensor | None,
+    weights: Weights,
+    encoding: InputEncoding,
 ) -> Tensor:
     """Colours of the pixels of ``target``: (B, 3, rows, cols); see `render`.
 
     Args:
         image: (B, 3, h', w') sampled bilinearly at every pixel, border repeated, and added; or None.
     """
-    check(modulation, code, extra, weights, form)
+    check(modulation, code, extra, weights, encoding)
     modulation, code, extra, y, x, *mlp = same_type(modulation, code, extra, *target.axes(modulation.device), *weights)
     if image is not None:
         image = image.to(modulation.dtype)
     inputs = [t for t in (modulation, code, extra, image, *mlp) if t is not None]
     if ops.forced == "reference" or (torch.is_grad_enabled() and any(t.requires_grad for t in inputs)):
-        return reference.render_grid(modulation, code, extra, y, x, image, Weights(*mlp), form)
-    return ops.render_grid(modulation, code, extra, y, x, image, *mlp, form)
+        return reference.render_grid(modulation, code, extra, y, x, image, Weights(*mlp), encoding)
+    return ops.render_grid(modulation, code, extra, y, x, image, *mlp, encoding)
 
 
-def layered(out: Tensor, modulation: Tensor, weights: Weights, form: Form) -> bool:
+def layered(out: Tensor, modulation: Tensor, weights: Weights, encoding: InputEncoding) -> bool:
     """Whether `render_layers` can serve; `render` always can."""
     same = out.dtype == modulation.dtype and out.device == modulation.device
-    native = hasattr(ops.implementation(modulation, weights, form), "render_layers")
+    native = hasattr(ops.implementation(modulation, weights, encoding), "render_layers")
     return same and native and out.is_contiguous() and not torch.is_grad_enabled()
 
 
@@ -78,7 +96,7 @@ def render_layers(
     extra: Tensor,
     image: Tensor | None,
     weights: Weights,
-    form: Form,
+    encoding: InputEncoding,
 ) -> None:
     """Of one image a picture in levels, each as `render_grid` renders it; no gradients. See `layered`.
 
@@ -87,11 +105,11 @@ def render_layers(
         layers: at least one.
         extra: (layers, E), of each.
     """
-    check(modulation, code, extra, weights, form)
+    check(modulation, code, extra, weights, encoding)
     modulation, code, extra, *mlp = same_type(modulation, code, extra, *weights)
     image = image if image is None else image.to(modulation.dtype)
-    module = ops.implementation(modulation, Weights(*mlp), form)
-    module.render_layers(out, target, layers, modulation, code, extra, image, Weights(*mlp), form)
+    module = ops.implementation(modulation, Weights(*mlp), encoding)
+    module.render_layers(out, target, layers, modulation, code, extra, image, Weights(*mlp), encoding)
 
 
 def same_type(*tensors: Tensor) -> list[Tensor]:
@@ -99,16 +117,16 @@ def same_type(*tensors: Tensor) -> list[Tensor]:
     return [t.to(dtype) for t in tensors]
 
 
-def check(modulation: Tensor, code: Tensor, extra: Tensor, weights: Weights, form: str) -> None:
+def check(modulation: Tensor, code: Tensor, extra: Tensor, weights: Weights, encoding: str) -> None:
     width, in_dim = weights.first.shape
     depth = len(weights.bias)
     if modulation.shape[-1] != 2 * depth * width:
         raise ValueError(
             f"{depth} layers of width {width} need {2 * depth * width} modulations, got {modulation.shape[-1]}"
         )
-    wants = code.shape[-1] + 2 + extra.shape[-1] if form == "linear" else code.shape[-1] // 2
-    if wants != in_dim or (form == "fourier" and extra.shape[-1] != in_dim // 2):
+    wants = code.shape[-1] + 2 + extra.shape[-1] if encoding == "linear" else code.shape[-1] // 2
+    if wants != in_dim or (encoding == "fourier" and extra.shape[-1] != in_dim // 2):
         raise ValueError(
-            f"{form} form makes {wants} numbers of code {code.shape[-1]} and extra {extra.shape[-1]}, "
+            f"{encoding} encoding makes {wants} numbers of code {code.shape[-1]} and extra {extra.shape[-1]}, "
             f"the first layer reads {in_dim}"
         )

@@ -63,41 +63,41 @@ class Layer(ctypes.Structure):
     ]
 
 
-def serves(modulation: Tensor, weights: Weights, form: str) -> bool:
+def serves(modulation: Tensor, weights: Weights, encoding: str) -> bool:
     width, in_dim = weights.first.shape
     return (
         width in (16, 32)
         and weights.out.shape[0] == 3
-        and (form == "linear" or in_dim % max(width, 16) == 0)
+        and (encoding == "linear" or in_dim % max(width, 16) == 0)
         and modulation.dtype in (torch.float32, torch.float64)
         and modulation.device.type == "cpu"
         and library() is not None
     )
 
 
-def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, form: str) -> Tensor:
+def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, encoding: str) -> Tensor:
     rgb = coord.new_empty(*coord.shape[:2], 3)
     rows = rows_around(coord[..., 0], modulation.shape[1])
-    call = Call(modulation, code, extra, weights, form, rgb.numel() // 3, rows)
+    call = Call(modulation, code, extra, weights, encoding, rgb.numel() // 3, rows)
     call("points", coord.contiguous(), coord.shape[1], rgb)
     return rgb
 
 
 def backward(
-    grad: Tensor, modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, form: str
+    grad: Tensor, modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, encoding: str
 ) -> tuple[Tensor, ...]:
-    call = Call(modulation, code, extra, weights, form, grad.numel() // 3)
+    call = Call(modulation, code, extra, weights, encoding, grad.numel() // 3)
     (b, h, w, _), (depth, width), (_, in_dim) = modulation.shape, weights.bias.shape, weights.first.shape
-    rows, phases = (2, 0) if form == "linear" else (in_dim, in_dim // 2)
+    rows, phases = (2, 0) if encoding == "linear" else (in_dim, in_dim // 2)
     sizes = [rows * width, weights.hidden.numel(), depth * width, 3 * width, 3, b * phases]
     to_modulation = modulation.new_zeros(modulation.shape)
-    to_code = code.new_zeros(b, h, w, width if form == "linear" else code.shape[-1])
+    to_code = code.new_zeros(b, h, w, width if encoding == "linear" else code.shape[-1])
     partial = code.new_zeros(call.problem.threads, sum(sizes))
     call.point(grad_modulation=to_modulation, grad_code=to_code, grads=partial)
     call("points_backward", coord.contiguous(), coord.shape[1], grad.contiguous())
     first, hidden, bias, out, to_out_bias, phase = partial.sum(0).split(sizes)
     to_first, to_extra = first.view(rows, width).T, phase.view(b, phases)
-    if form == "linear":
+    if encoding == "linear":
         k = code.shape[-1]
         to_image = to_code.sum((1, 2))  # (B, D)
         to_rest = [to_code.flatten(0, 2).T @ code.flatten(0, 2), to_first, to_image.T @ extra]
@@ -116,12 +116,12 @@ def render_grid(
     x: Tensor,
     image: Tensor | None,
     weights: Weights,
-    form: str,
+    encoding: str,
 ) -> Tensor:
     height, width = len(y), len(x)
     rgb = y.new_empty(len(modulation), 3, height, width)
     rows = rows_around(y, modulation.shape[1])
-    call = Call(modulation, code, extra, weights, form, rgb.numel() // 3, rows)
+    call = Call(modulation, code, extra, weights, encoding, rgb.numel() // 3, rows)
     size = (ctypes.c_int64 * 2)(*(image.shape[-2:] if image is not None else ()))
     call(
         "grid", y.contiguous(), height, x.contiguous(), width, image if image is None else image.contiguous(), size, rgb
@@ -138,18 +138,20 @@ def render_layers(
     extra: Tensor,
     image: Tensor | None,
     weights: Weights,
-    form: str,
+    encoding: str,
 ) -> None:
     """See `lmf.kernels.render_layers`."""
     axes = [[t.to(modulation.dtype) for t in layer.grid.axes(modulation.device)] for layer in layers]
     rows = rows_around(torch.cat([y for y, _ in axes]), modulation.shape[1])
     # What is one per image comes with the bias of the first layer, so that all levels share the folded latents.
     nothing = torch.zeros_like(extra[:1])
-    call = Call(modulation, code, nothing if form == "linear" else extra, weights, form, math.prod(target.size), rows)
+    call = Call(
+        modulation, code, nothing if encoding == "linear" else extra, weights, encoding, math.prod(target.size), rows
+    )
     native = (Layer * len(layers))()
     for own, layer, (y, x), more in zip(native, layers, axes, extra, strict=True):
         own.problem = call.problem
-        if form == "linear":
+        if encoding == "linear":
             bias = weights.bias.clone()
             bias[0] += weights.first[:, code.shape[-1] + 2 :] @ more
             own.problem.bias = call.address(bias)
@@ -185,7 +187,7 @@ class Call:
         code: Tensor,
         extra: Tensor,
         weights: Weights,
-        form: str,
+        encoding: str,
         queries: int,
         rows: tuple[int, int] | None = None,
     ) -> None:
@@ -193,7 +195,7 @@ class Call:
         start, stop = rows or (0, h)
         modulation, code, features = modulation[:, start:stop], code[:, start:stop], 0
         first, phase = weights.first, None
-        if form == "linear":
+        if encoding == "linear":
             code, first = fold(code, extra, first)
         else:
             features, phase = first.shape[1], extra

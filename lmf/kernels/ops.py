@@ -50,32 +50,32 @@ def backend(name: str) -> Iterator[None]:
         forced = before
 
 
-def implementation(modulation: Tensor, weights: Weights, form: str) -> Any:
+def implementation(modulation: Tensor, weights: Weights, encoding: str) -> Any:
     """The module of this package whose ``render``, ``backward`` and ``render_grid`` serve these tensors."""
     name = forced or {"cpu": "cpu", "cuda": "triton"}.get(modulation.device.type, "reference")
     if name == "triton" and importlib.util.find_spec("triton") is None:
         serves = False
     else:
         module = importlib.import_module("lmf.kernels." + {"triton": "triton_kernel"}.get(name, name))
-        serves = module.serves(modulation, weights, form)
+        serves = module.serves(modulation, weights, encoding)
     if serves:
         return module
     if forced:
         raise ValueError(
-            f"the rendering backend {forced!r} cannot serve width {len(weights.first)}, {form} form of "
+            f"the rendering backend {forced!r} cannot serve width {len(weights.first)}, {encoding} encoding of "
             f"{weights.first.shape[1]} numbers, {modulation.dtype} on {modulation.device.type} here"
         )
     return importlib.import_module("lmf.kernels.reference")
 
 
 _LATENT = "Tensor modulation, Tensor code, Tensor extra"
-_WEIGHTS = "Tensor first, Tensor hidden, Tensor out, Tensor bias, Tensor out_bias, str form"
+_WEIGHTS = "Tensor first, Tensor hidden, Tensor out, Tensor bias, Tensor out_bias, str encoding"
 
 
 @torch.library.custom_op("lmf::render", mutates_args=(), schema=f"({_LATENT}, Tensor coord, {_WEIGHTS}) -> Tensor")
 def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any) -> Tensor:
-    weights, form = Weights(*mlp[:-1]), mlp[-1]
-    return implementation(modulation, weights, form).render(modulation, code, extra, coord, weights, form)
+    weights, encoding = Weights(*mlp[:-1]), mlp[-1]
+    return implementation(modulation, weights, encoding).render(modulation, code, extra, coord, weights, encoding)
 
 
 @torch.library.custom_op(
@@ -86,8 +86,10 @@ def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp:
 def render_backward(
     grad: Tensor, modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any
 ) -> tuple[Tensor, ...]:
-    weights, form = Weights(*mlp[:-1]), mlp[-1]
-    return implementation(modulation, weights, form).backward(grad, modulation, code, extra, coord, weights, form)
+    weights, encoding = Weights(*mlp[:-1]), mlp[-1]
+    return implementation(modulation, weights, encoding).backward(
+        grad, modulation, code, extra, coord, weights, encoding
+    )
 
 
 @torch.library.custom_op(
@@ -96,8 +98,10 @@ def render_backward(
 def render_grid(
     modulation: Tensor, code: Tensor, extra: Tensor, y: Tensor, x: Tensor, image: Tensor | None, *mlp: Any
 ) -> Tensor:
-    weights, form = Weights(*mlp[:-1]), mlp[-1]
-    return implementation(modulation, weights, form).render_grid(modulation, code, extra, y, x, image, weights, form)
+    weights, encoding = Weights(*mlp[:-1]), mlp[-1]
+    return implementation(modulation, weights, encoding).render_grid(
+        modulation, code, extra, y, x, image, weights, encoding
+    )
 
 
 @render.register_fake
@@ -116,12 +120,12 @@ def _(modulation: Tensor, code: Tensor, extra: Tensor, y: Tensor, x: Tensor, *re
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.form = inputs
+    *tensors, ctx.encoding = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    modulation, code, extra, *weights = render_backward(grad, *ctx.saved_tensors, ctx.form)
+    modulation, code, extra, *weights = render_backward(grad, *ctx.saved_tensors, ctx.encoding)
     return modulation, code, extra, None, *weights, None
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmf import grid
 
-Form = Literal["linear", "fourier"]
+InputEncoding = Literal["linear", "fourier"]
 QUERIES = 65536  # gathered at a time, where that may be chosen
 
 
@@ -25,16 +25,16 @@ class Weights(NamedTuple):
     out_bias: Tensor  # (3,)
 
 
-def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, form: str) -> Tensor:
+def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, encoding: str) -> Tensor:
     """See `lmf.kernels.render`."""
 
     def predict(modulation: Tensor, code: Tensor, rel: Tensor) -> Tensor:
-        return mlp(render_input(code, rel, extra[:, None], form), modulation, weights)
+        return mlp(render_input(code, rel, extra[:, None], encoding), modulation, weights)
 
     return blend(modulation, code, coord, predict)
 
 
-def serves(modulation: Tensor, weights: Weights, form: str) -> bool:
+def serves(modulation: Tensor, weights: Weights, encoding: str) -> bool:
     return True
 
 
@@ -46,14 +46,14 @@ def render_grid(
     x: Tensor,
     image: Tensor | None,
     weights: Weights,
-    form: str,
+    encoding: str,
 ) -> Tensor:
     """See `lmf.kernels.render_grid`. In bands, since it gathers."""
     b, rows = len(modulation), max(1, QUERIES // max(1, len(modulation) * len(x)))
     bands = []
     for band in y.split(rows):
         coord = torch.stack(torch.meshgrid(band, x, indexing="ij"), dim=-1).flatten(0, 1).expand(b, -1, 2)
-        rgb = render(modulation, code, extra, coord, weights, form)
+        rgb = render(modulation, code, extra, coord, weights, encoding)
         if image is not None:
             rgb = rgb + grid.bilinear(image, coord)
         bands.append(rgb.transpose(1, 2).unflatten(2, (len(band), len(x))))  # (B, 3, rows, W)
@@ -77,9 +77,9 @@ def blend(
     return torch.as_tensor(rgb)
 
 
-def render_input(code: Tensor, rel: Tensor, extra: Tensor, form: str) -> Tensor:
-    """What the MLP reads: ``code`` (B, Q, K), ``rel`` (B, Q, 2) and ``extra`` (B, 1 or Q, E) in the given form."""
-    if form == "linear":
+def render_input(code: Tensor, rel: Tensor, extra: Tensor, encoding: str) -> Tensor:
+    """What the MLP reads: ``code`` (B, Q, K), ``rel`` (B, Q, 2) and ``extra`` (B, 1 or Q, E) in the given encoding."""
+    if encoding == "linear":
         return torch.cat([code, rel, extra.expand(*rel.shape[:2], -1)], dim=-1)
     amplitude, fy, fx = code.split([code.shape[-1] // 2, code.shape[-1] // 4, code.shape[-1] // 4], dim=-1)
     angle = torch.pi * (fy * rel[..., :1] + fx * rel[..., 1:] + extra)  # (B, Q, M / 2)
@@ -97,7 +97,7 @@ def mlp(x: Tensor, modulation: Tensor, weights: Weights) -> Tensor:
 
 
 def backward(
-    grad: Tensor, modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, form: str
+    grad: Tensor, modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, encoding: str
 ) -> tuple[Tensor, ...]:
     """Gradients of ``(grad * render(...)).sum()`` wrt modulation, code, extra and the five weights.
 
@@ -119,7 +119,7 @@ def backward(
             rel = rel.flatten(0, 1)
             scales, shifts = grid.take(modulation, index).view(-1, 2, depth, width).unbind(1)  # (n, L, D) each
             codes = grid.take(code, index).flatten(0, 1)
-            x = [render_input(codes[None], rel[None], extra[image][None], form)[0]]
+            x = [render_input(codes[None], rel[None], extra[image][None], encoding)[0]]
             y = []
             for level, layer in enumerate(layers):
                 y.append(F.linear(x[-1], layer, weights.bias[level]))  # (n, D)
@@ -136,15 +136,15 @@ def backward(
                 to_layers[level] += g.T @ x[level]
                 g = g @ layers[level]  # (n, D), at last (n, in)
             to_modulation.index_add_(0, at, torch.cat([to_scales, to_shifts], dim=1).flatten(1))
-            to_codes, to_extras = input_backward(g, codes, rel, extra[image], form)
+            to_codes, to_extras = input_backward(g, codes, rel, extra[image], encoding)
             to_code.index_add_(0, at, to_codes)
             to_extra.index_add_(0, image, to_extras)
     return tuple(grads)
 
 
-def input_backward(g: Tensor, code: Tensor, rel: Tensor, extra: Tensor, form: str) -> tuple[Tensor, Tensor]:
+def input_backward(g: Tensor, code: Tensor, rel: Tensor, extra: Tensor, encoding: str) -> tuple[Tensor, Tensor]:
     """Gradients wrt ``code`` (n, K) and ``extra`` (n, E) of `render_input`, given ``g`` (n, in) of its result."""
-    if form == "linear":
+    if encoding == "linear":
         return g[:, : code.shape[1]], g[:, code.shape[1] + 2 :]
     amplitude, fy, fx = code.split([code.shape[1] // 2, code.shape[1] // 4, code.shape[1] // 4], dim=1)
     angle = torch.pi * (fy * rel[:, :1] + fx * rel[:, 1:] + extra)

@@ -14,7 +14,7 @@
 struct Problem {
     int64_t batch, height, width;      // of the latent grid
     int64_t row, rows;                 // latent rows held: row .. row + rows - 1
-    int64_t depth, features;           // hidden layers L; numbers M entering layer 0 in Fourier form, 0 in linear form
+    int64_t depth, features;           // hidden layers L; numbers M entering layer 0 in Fourier encoding, 0 in linear encoding
     int64_t stride, batch_stride;      // of modulation: to the next latent, to the next image
     int64_t code_stride, code_batch_stride;
     int64_t threads;

@@ -24,20 +24,20 @@ PIXELS = 32
 PRECISION = "tf32x3"
 
 
-def serves(modulation: Tensor, weights: Weights, form: str) -> bool:
+def serves(modulation: Tensor, weights: Weights, encoding: str) -> bool:
     width, in_dim = weights.first.shape
     return (
         (modulation.is_cuda or bool(knobs.runtime.interpret))
         and modulation.dtype == torch.float32
         and width in (16, 32)
         and weights.out.shape[0] == 3
-        and (form == "linear" or in_dim % 16 == 0)
+        and (encoding == "linear" or in_dim % 16 == 0)
     )
 
 
-def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, form: str) -> Tensor:
+def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, encoding: str) -> Tensor:
     rgb = coord.new_empty(*coord.shape[:2], 3)
-    launch(modulation, code, extra, coord.contiguous(), None, None, rgb, coord.shape[1], weights, form)
+    launch(modulation, code, extra, coord.contiguous(), None, None, rgb, coord.shape[1], weights, encoding)
     return rgb
 
 
@@ -49,11 +49,11 @@ def render_grid(
     x: Tensor,
     image: Tensor | None,
     weights: Weights,
-    form: str,
+    encoding: str,
 ) -> Tensor:
     rgb = y.new_empty(len(modulation), 3, len(y), len(x))
     image = None if image is None else image.contiguous()
-    launch(modulation, code, extra, y.contiguous(), x.contiguous(), image, rgb, len(y) * len(x), weights, form)
+    launch(modulation, code, extra, y.contiguous(), x.contiguous(), image, rgb, len(y) * len(x), weights, encoding)
     return rgb
 
 
@@ -67,13 +67,13 @@ def launch(
     rgb: Tensor,
     queries: int,
     weights: Weights,
-    form: str,
+    encoding: str,
 ) -> None:
     if not rgb.numel():
         return
     (b, h, w, _), (depth, width) = modulation.shape, weights.bias.shape
     first, features = weights.first, 0
-    if form == "linear":
+    if encoding == "linear":
         code, first = fold(code, extra, first)
     else:
         features = first.shape[1]

@@ -14,7 +14,7 @@ from lmf.grid import Grid
 class Dense:
     """Renders bands of rows, each of at most ``queries`` pixels of the whole batch (at least one row).
 
-    A decoder that needs no temporaries (`Decoder.bounded`) renders the whole picture at once.
+    A decoder that needs no temporaries (`Decoder.constant_memory`) renders the whole picture at once.
 
     Args:
         queries: bounds the temporaries of the decoder; the picture itself is always kept whole.
@@ -34,7 +34,7 @@ class Dense:
             target: which pixels.
             cell: (B, 2), see `Decoder.cell`.
         """
-        if decoder.bounded:
+        if decoder.constant_memory:
             return decoder.render(latent, target, cell)
         h, w = target.size
         out = torch.empty(len(cell), 3, h, w, device=cell.device)

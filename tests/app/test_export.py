@@ -50,12 +50,12 @@ def test_a_run_becomes_a_file_with_a_card(compose, trained, tmp_path):
 
 
 def test_the_card_tells_every_training(compose, trained, tmp_path):
-    again = ("schedule=finetune", "schedule.epochs=1", "schedule.patch=12", "schedule.ema=null", f"init={trained}")
+    again = ("schedule=finetune", "schedule.epochs=1", "schedule.patch=12", "schedule.ema=null", f"init_from={trained}")
     pipeline.run(compose(*TINY, *again, output=tmp_path / "again"))
     file = tmp_path / "tiny.safetensors"
     pipeline.run(compose(*TINY, "task=export", f"ckpt_path={tmp_path / 'again'}", f"output={file}"))
     steps = checkpoint.read_card(file)["recipe"]
-    assert [(step["schedule"]["name"], step["init"]) for step in steps] == [("quick", None), ("finetune", "run")]
+    assert [(step["schedule"]["name"], step["init_from"]) for step in steps] == [("quick", None), ("finetune", "run")]
 
 
 @pytest.mark.parametrize(

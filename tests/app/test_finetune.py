@@ -34,7 +34,7 @@ def states(folder):
 
 def test_decoder_schedule_trains_the_decoder_alone(compose, options, donor, tmp_path):
     # another decoder than the donor's, so that only the encoder is taken
-    run = (*options, *DECODER, f"init={donor}", "decoder.depth=3")
+    run = (*options, *DECODER, f"init_from={donor}", "decoder.depth=3")
     pipeline.run(compose(*run, output=tmp_path / "whole"))
     (before, _), (after, decoder) = states(donor), states(tmp_path / "whole")
     assert all(torch.equal(before[key], after[key]) for key in before)
@@ -49,7 +49,7 @@ def test_decoder_schedule_trains_the_decoder_alone(compose, options, donor, tmp_
 
 def test_finetuning_starts_from_all_of_the_same_make(compose, options, donor, tmp_path):
     still = ("schedule=finetune", "schedule.ema=null", "schedule.optimizer.lr=0", "schedule.patch=12")
-    pipeline.run(compose(*options, *still, f"init={donor}", output=tmp_path / "same"))
+    pipeline.run(compose(*options, *still, f"init_from={donor}", output=tmp_path / "same"))
     for ours, theirs in zip(states(tmp_path / "same"), states(donor), strict=True):
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
@@ -57,10 +57,10 @@ def test_finetuning_starts_from_all_of_the_same_make(compose, options, donor, tm
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("encoder.blocks=2", "init=DONOR"), "its encoder is"),
-        (DECODER, "give init="),
-        ((*DECODER, "init=DONOR", "decoder=ciaosr"), "schedule=finetune"),
-        (("init=nowhere",), "no such checkpoint"),
+        (("encoder.blocks=2", "init_from=DONOR"), "its encoder is"),
+        (DECODER, "give init_from="),
+        ((*DECODER, "init_from=DONOR", "decoder=ciaosr"), "schedule=finetune"),
+        (("init_from=nowhere",), "no such checkpoint"),
     ],
 )
 def test_what_cannot_be_is_said_at_once(compose, options, donor, tmp_path, caplog, overrides, message):

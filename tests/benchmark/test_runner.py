@@ -13,7 +13,7 @@ from rich.console import Console
 from lmf import SRModel, kernels
 from lmf.app import pipeline
 from lmf.benchmark import cost, plots, runner, throughput
-from lmf.benchmark.roofline import roof
+from lmf.benchmark.roofline import measure_peak
 from lmf.decoders import LIIF, LMLIIF
 from lmf.encoders import EDSR
 from lmf.kernels import ops
@@ -29,7 +29,7 @@ def models():
 
 @pytest.fixture
 def machine(monkeypatch):
-    monkeypatch.setattr(runner, "roof", lambda device: (1e10, 1e9))
+    monkeypatch.setattr(runner, "measure_peak", lambda device: (1e10, 1e9))
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_counts_are_those_of_a_model(models):
 
 def test_in_turns(models, monkeypatch):
     order = []
-    monkeypatch.setattr(runner, "roof", lambda device: [order.append("machine"), (1e9, 1e9)][1])
+    monkeypatch.setattr(runner, "measure_peak", lambda device: [order.append("machine"), (1e9, 1e9)][1])
     monkeypatch.setattr(runner, "once", lambda model, case, *a: [order.append(case.model), seconds(0.1)()][1])
     cases = [runner.Case("liif", "torch", (4, 6), 2), runner.Case("lm_liif", "fused", (4, 6), 2)]
     runner.measure(models, cases, repeats=2)
@@ -73,7 +73,7 @@ def test_in_turns(models, monkeypatch):
 def test_what_follows_from_seconds(models, monkeypatch):
     runs = iter([9.0, 1.0, 4.0, 2.0])
     monkeypatch.setattr(runner, "once", lambda *a: seconds(next(runs))())
-    monkeypatch.setattr(runner, "roof", lambda device: (2e6, 1e7))
+    monkeypatch.setattr(runner, "measure_peak", lambda device: (2e6, 1e7))
     (row,) = runner.measure(models, [runner.Case("liif", "torch", (4, 6), 2)], repeats=3)
     assert (row.encoder_s, row.latent_s, row.render_s, row.total_s, row.repeats) == (2, 4, 6, 12, 3)  # medians
     assert row.gflops == pytest.approx(2e-9 * row.macs / 12)
@@ -89,16 +89,16 @@ def test_precisions_side_by_side(models, monkeypatch):
         seen.append(case.precision)
         return seconds(0.5 if case.precision == "32-true" else 0.25)()
 
-    def roof(device):
+    def measure_peak(device):
         return (2e9 if torch.is_autocast_enabled("cpu") else 1e9), 1e9
 
     monkeypatch.setattr(runner, "once", once)
-    monkeypatch.setattr(runner, "roof", roof)
+    monkeypatch.setattr(runner, "measure_peak", measure_peak)
     cases = runner.plan({"liif": models["liif"]}, [(4, 6)], [2], ["fused"], ["32-true", "bf16-mixed"])
     full, half = runner.measure(models, cases, repeats=2)
     assert seen == ["32-true", "bf16-mixed"] * 3
-    assert (full.precision, full.total_s, full.roof_gflops) == ("32-true", 3, 1)
-    assert (half.precision, half.total_s, half.roof_gflops) == ("bf16-mixed", 1.5, 2)
+    assert (full.precision, full.total_s, full.peak_gflops) == ("32-true", 3, 1)
+    assert (half.precision, half.total_s, half.peak_gflops) == ("bf16-mixed", 1.5, 2)
     assert full.macs == half.macs
     assert runner.label(half) == "torch, bf16-mixed"
 
@@ -123,7 +123,7 @@ def test_backends_are_what_they_say(models, fused, machine, monkeypatch):
 
 
 def test_the_roof_is_out_of_reach_but_near():
-    flops, bandwidth = roof(torch.device("cpu"))
+    flops, bandwidth = measure_peak(torch.device("cpu"))
     n = 700
     a = torch.rand(n, n)
     start = time.perf_counter()

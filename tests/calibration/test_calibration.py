@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from lmf import checkpoint
-from lmf.calibration.estimators import Authors, Errors, Pooled, allocate
+from lmf.calibration.estimators import Errors, Pooled, Released, allocate
 from lmf.calibration.loop import Pictures, calibrate, measure, outcome
 from lmf.data import Folder
 from lmf.renderers import CMSR, Dense, Tables
@@ -28,7 +28,7 @@ def test_the_authors_tables(shared, name, largest, skip):
     with safe_open(path, "pt") as file:
         theirs = json.loads(file.metadata()["table_x4_mse5e-3"])
     g = golden.load(path)
-    model, estimator = g.model(), Authors([4], LEVELS, [5e-3], largest, skip)
+    model, estimator = g.model(), Released([4], LEVELS, [5e-3], largest, skip)
     state = estimator.empty()
     for i in range(2):
         lr = golden.image(g.tensors[f"table_lr_{i}"])[0] / 2 + 0.5
@@ -232,7 +232,7 @@ def outcomes(estimator, proposed, states):
         pixels, squares = state["pixels"][0], np.pad(state["squares"][0], ((0, 1), (0, 0)))
         rows = []
         for table in proposed[6]:
-            bands = table.bands(6)
+            bands = table.intervals(6)
             level = [next(s for s, low, high in bands if low <= m <= high) for m in centre]
             at = [estimator.levels.index(s) if s < 6 else -1 for s in level]
             rows.append((squares[at, range(len(at))].sum(), (pixels * (np.array(level) / 6) ** 2).sum()))

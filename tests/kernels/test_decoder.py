@@ -42,7 +42,7 @@ def test_picture_equals_plain_torch(decoder):
         fused = picture(decoder, target)
         with kernels.backend("reference"):
             plain = picture(decoder, target)
-    assert decoder.bounded
+    assert decoder.constant_memory
     torch.testing.assert_close(fused, plain, atol=2e-5, rtol=1e-5)
 
 

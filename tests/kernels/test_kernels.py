@@ -17,7 +17,7 @@ from lmf.grid import Grid, ensemble
 from lmf.kernels import Weights, build, ops, reference
 from tests.conftest import needs_compiler, needs_triton
 
-CASES = [  # form, width, depth, code, extra
+CASES = [  # encoding, width, depth, code, extra
     ("linear", 16, 6, 16, 2),
     ("linear", 16, 1, 64, 2),
     ("linear", 32, 3, 32, 0),
@@ -28,13 +28,13 @@ CASES = [  # form, width, depth, code, extra
 BACKENDS = [pytest.param("cpu", marks=needs_compiler), pytest.param("triton", marks=needs_triton)]
 
 
-def make(form: str, width: int, depth: int, code: int, extra: int, dtype=torch.float32, size=(5, 7), batch=2):
+def make(encoding: str, width: int, depth: int, code: int, extra: int, dtype=torch.float32, size=(5, 7), batch=2):
     g = torch.Generator().manual_seed(0)
 
     def normal(*shape: int, gain: float = 1.0) -> Tensor:
         return torch.randn(*shape, generator=g, dtype=torch.float64).mul(gain).to(dtype)
 
-    in_dim = code + 2 + extra if form == "linear" else code // 2
+    in_dim = code + 2 + extra if encoding == "linear" else code // 2
     weights = Weights(
         first=normal(width, in_dim, gain=in_dim**-0.5),
         hidden=normal(depth - 1, width, width, gain=width**-0.5),
@@ -67,17 +67,19 @@ def test_scattered_equals_reference(case, backend):
 @pytest.mark.parametrize(
     "size", [(5, 7), (15, 21), (13, 30), (3, 4), (40, 56), (9, 91)], ids=str
 )  # x1, x3: exact ties; fractional; reduced; x8, x13: neighbouring pixels share all four latents
-@pytest.mark.parametrize("form", ["linear", "fourier"])
-def test_grid_equals_reference(form, size, backend):
-    modulation, code, extra, weights = make(form, 16, 2, 16 if form == "linear" else 32, 2 if form == "linear" else 8)
+@pytest.mark.parametrize("encoding", ["linear", "fourier"])
+def test_grid_equals_reference(encoding, size, backend):
+    modulation, code, extra, weights = make(
+        encoding, 16, 2, 16 if encoding == "linear" else 32, 2 if encoding == "linear" else 8
+    )
     image = torch.rand(2, 3, 5, 7, generator=torch.Generator().manual_seed(2))
     whole = Grid.of(*size)
     rows, cols = size
     for target, skip in [(whole, image), (whole, None), (Grid(whole.cells, (1, rows - 1), (1, cols)), image)]:
         with kernels.backend("reference"):
-            expected = kernels.render_grid(modulation, code, extra, target, skip, weights, form)
+            expected = kernels.render_grid(modulation, code, extra, target, skip, weights, encoding)
         with kernels.backend(backend):
-            fused = kernels.render_grid(modulation, code, extra, target, skip, weights, form)
+            fused = kernels.render_grid(modulation, code, extra, target, skip, weights, encoding)
         torch.testing.assert_close(fused, expected, atol=2e-5, rtol=1e-5)
 
 

@@ -48,7 +48,7 @@ def run(config: DictConfig) -> None:
     plots.save(rows, output)
     Console(width=max(Console().width, 100)).print(*runner.tables(rows))
     if task.time:
-        peak, bandwidth = rows[0].roof_gflops, rows[0].roof_gbs
+        peak, bandwidth = rows[0].peak_gflops, rows[0].peak_gbs
         log.info(
             f"measured here: {peak:.1f} GFLOP/s (matrix product or convolution), {bandwidth:.1f} GB/s (copy); "
             "they make the floor"

@@ -36,7 +36,7 @@ def build(config: DictConfig) -> SRModel:
 def load(config: DictConfig) -> SRModel:
     """The model of ``ckpt_path``, rendered as ``config.renderer`` says; without one, that which is in the box for the
     experiment, or what ``config`` describes if that needs no weights."""
-    if config.ckpt_path is None and config.in_the_box is None:
+    if config.ckpt_path is None and config.pretrained is None:
         model = build(config)
         if any(True for _ in model.parameters()):
             raise ValueError(f"which model? give ckpt_path=: {checkpoint.SOURCES}")
@@ -48,10 +48,10 @@ def load(config: DictConfig) -> SRModel:
 
 
 def checkpoint_file(config: DictConfig) -> Path:
-    """The file that ``ckpt_path``, or else ``in_the_box``, means."""
+    """The file that ``ckpt_path``, or else ``pretrained``, means."""
     path = config.ckpt_path
     if path is None:
-        path = config.in_the_box
+        path = config.pretrained
         log.info(f"no ckpt_path given: {path}, in the box")
     if path == "last":
         experiment = HydraConfig.get().runtime.choices.get("experiment") or config.name

@@ -40,11 +40,16 @@ def recipe(source: Path) -> dict[str, Any]:
     path: Path | None = source
     while path is not None and (file := path.parent.parent / "config.yaml").is_file():
         config = yaml.safe_load(file.read_text())
-        init = config.get("init")
+        init_from = config.get("init_from")
         steps.insert(
-            0, {"schedule": config.get("schedule"), "seed": config.get("seed"), "init": init and Path(init).name}
+            0,
+            {
+                "schedule": config.get("schedule"),
+                "seed": config.get("seed"),
+                "init_from": init_from and Path(init_from).name,
+            },
         )
-        path = checkpoint.find(init) if init and Path(init).exists() else None
+        path = checkpoint.find(init_from) if init_from and Path(init_from).exists() else None
     return {"recipe": steps, **commit()} if steps else {}
 
 

@@ -66,28 +66,26 @@ def run(config: DictConfig) -> None:
 
 
 def initialise(model: SRModel, config: DictConfig) -> None:
-    """Gives ``model`` the parts of the checkpoint ``init`` that are of the same make."""
-    if config.init is None:
+    """Gives ``model`` the parts of the checkpoint ``init_from`` that are of the same make."""
+    if config.init_from is None:
         return
-    donor = checkpoint.load(config.init, trust=config.trust)
+    donor = checkpoint.load(config.init_from, trust=config.trust)
     ours, theirs = model.config or {}, donor.config or {}
     if ours["encoder"] != theirs["encoder"]:
         raise ValueError(
-            f"init={config.init}: its encoder is {theirs['encoder']}, the config asks for {ours['encoder']}"
+            f"init_from={config.init_from}: its encoder is {theirs['encoder']}, the config asks for {ours['encoder']}"
         )
     parts = [part for part in ("encoder", "decoder") if ours[part] == theirs[part]]
     for part in parts:
         getattr(model, part).load_state_dict(getattr(donor, part).state_dict())
     if is_rank_zero():
-        log.info(f"{' and '.join(parts)} from {config.init}")
+        log.info(f"{' and '.join(parts)} from {config.init_from}")
 
 
 def freeze_encoder(model: SRModel, datamodule: SRDataModule, config: DictConfig) -> None:
     """Trains the decoder alone, on features of the encoder as it is now."""
-    if config.init is None:
-        raise ValueError(
-            "schedule.scenes trains the decoder on what a trained encoder sees: give init=, a model to take it from"
-        )
+    if config.init_from is None:
+        raise ValueError("schedule.scenes trains the decoder on features of a trained encoder: give init_from=MODEL")
     if model.decoder.receptive_field is None:
         raise ValueError(
             f"{type(model.decoder).__name__} looks at whole pictures and cannot be trained on windows of features; "

@@ -22,8 +22,10 @@ def panel(picture: Tensor, dense: Tensor, stats: Stats) -> Image.Image:
     """
     h, w = picture.shape[-2:]
     colours = level_colours(stats.levels)
-    band = F.interpolate(stats.band[None, None].float().to(picture.device), (h, w), mode="nearest-exact")[0, 0].long()
-    levels = torch.tensor(colours, device=picture.device)[band].permute(2, 0, 1)  # (3, H, W)
+    index = F.interpolate(stats.level_map[None, None].float().to(picture.device), (h, w), mode="nearest-exact")[
+        0, 0
+    ].long()
+    levels = torch.tensor(colours, device=picture.device)[index].permute(2, 0, 1)  # (3, H, W)
     grey = picture.mean(dim=0, keepdim=True)
     difference = (picture - dense).abs().amax(dim=0, keepdim=True)
     most = difference.max().item()

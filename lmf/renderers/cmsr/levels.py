@@ -105,7 +105,7 @@ def levels_of(table: Table, scale: float, strength: Tensor, target: Grid, overla
     (top, bottom), (left, right) = touched(target, size, 0) if overlap else (rows, cols)
     needed[top:bottom, left:right] = True
     levels = []
-    for level, low, high in table.bands(scale):
+    for level, low, high in table.intervals(scale):
         inside = needed & ~((strength < low) | (strength > high))  # so that NaN is rendered too
         if inside.any():
             at = target if level == scale else level_grid(level, target, size, rows, cols)

@@ -82,7 +82,7 @@ class Probe:
 
     def expected(self, table: Table) -> Tensor:
         """The squares (n,) that a picture rendered with ``table`` should show."""
-        levels, _, highs = zip(*table.bands(self.scale), strict=True)
+        levels, _, highs = zip(*table.intervals(self.scale), strict=True)
         found = torch.bucketize(self.strength, self.strength.new_tensor(highs[:-1]), right=True)  # (n,)
         squares = torch.zeros_like(self.exact[:, 0])
         for i, level in enumerate(levels):

@@ -36,7 +36,7 @@ class Stats:
         levels: scales at which something was rendered, ascending.
         rendered: pixels rendered at each of them.
         pixels: of the output.
-        band: uint8 (h, w), for each latent the index in ``levels`` of its own level.
+        level_map: uint8 (h, w), for each latent the index in ``levels`` of its own level.
         tried: pixels rendered beside those, to keep ``precision_db``.
         precision_db: what was found then: PSNR against dense rendering, colours in [0, 1].
     """
@@ -44,7 +44,7 @@ class Stats:
     levels: tuple[float, ...]
     rendered: tuple[int, ...]
     pixels: int
-    band: Tensor
+    level_map: Tensor
     tried: int = 0
     precision_db: float | None = None
 
@@ -241,14 +241,14 @@ def intensity(decoder: Decoder, latent: Latent) -> Tensor:
 
 
 def summarise(levels: list[Level], target: Grid) -> Stats:
-    band = torch.zeros_like(levels[0].inside, dtype=torch.uint8)
+    level_map = torch.zeros_like(levels[0].inside, dtype=torch.uint8)
     for i, level in enumerate(levels):
-        band[level.inside] = i
+        level_map[level.inside] = i
     return Stats(
         levels=tuple(x.scale for x in levels),
         rendered=tuple(x.pixels for x in levels),
         pixels=math.prod(target.size),
-        band=band,
+        level_map=level_map,
     )
 
 

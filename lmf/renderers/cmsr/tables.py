@@ -22,7 +22,7 @@ from lmf.errors import UserError, one_line
 FORMAT = 1
 UNIT = "mean squared difference from dense rendering, colours in [-1, 1]"
 Bounds = Mapping[float, float]  # level -> the largest modulation intensity rendered at it
-Band = tuple[float, float, float]  # level, and the intensities rendered at it: from, to
+Interval = tuple[float, float, float]  # level, and the intensities rendered at it: from, to
 
 
 class TableError(UserError):
@@ -43,7 +43,7 @@ class Table:
     threshold: float | None = None
     share: float | None = None
 
-    def bands(self, scale: float) -> list[Band]:
+    def intervals(self, scale: float) -> list[Interval]:
         """Levels up to ``scale``, coarse to fine, each with the intensities that it renders, ends included.
 
         Levels of ``scale`` and more, or below 1, are left out. Unless the last bound is 1 or infinite, which stands for

@@ -36,7 +36,7 @@ NAMES = (
 )
 
 
-class PrecisionCallback(L.Callback):
+class CMSRCallback(L.Callback):
     """While testing with `CMSR`, renders every picture densely too.
 
     The mean over pictures of each figure is logged as ``test/set5_x8/NAME``, and so stands in the table of results:
@@ -44,15 +44,15 @@ class PrecisionCallback(L.Callback):
     against HR by the set's protocol; ``rendered_share``, rendered pixels / output pixels; ``render_s`` and
     ``dense_render_s``, seconds of rendering alone, on the same latent, the least of three; ``gmacs`` and
     ``dense_gmacs`` (`lmf.benchmark.cost`), of the whole model. ``least_psnr_vs_dense`` is not a mean, but the minimum
-    over pictures. Band maps of the first pictures go to ``<output>/bands``.
+    over pictures. Level maps of the first pictures go to ``<output>/level_maps``.
 
     Args:
         output: the run folder.
-        images: band maps per set and process.
+        images: level maps per set and process.
     """
 
     def __init__(self, output: str | os.PathLike[str], images: int = 2) -> None:
-        self.folder = Path(output) / "bands"
+        self.folder = Path(output) / "level_maps"
         self.images = images
         self.sums: dict[int, Tensor] = {}  # by set: of the figures, and the number of pictures
         self.least: dict[int, float] = {}  # by set: PSNR against dense rendering

@@ -177,8 +177,8 @@ def test_stats_say_what_was_rendered():
     assert stats.levels == (2, 8)
     assert stats.rendered == (24 * 4, 24 * 64)
     assert stats.share == pytest.approx((24 * 4 + 24 * 64) / (48 * 64))
-    assert stats.band.shape == (6, 8)
-    assert stats.band.sum() == 24
+    assert stats.level_map.shape == (6, 8)
+    assert stats.level_map.sum() == 24
 
 
 @pytest.mark.parametrize("kernels", ["compiled", "torch"])
@@ -192,7 +192,7 @@ def test_overlap_enlarges_each_latent_from_its_own_level(rows, size, kernels):
     assert stats.levels[:-1] == (1, 1.5, 3, 5)
     with torch.inference_mode():
         latent, target, cell = model.prepare(lr, size)
-        owner = F.interpolate(stats.band[None, None].float(), size, mode="nearest-exact")
+        owner = F.interpolate(stats.level_map[None, None].float(), size, mode="nearest-exact")
         expected = Dense()(model.decoder, latent, target, cell)
         for i, level in enumerate(stats.levels[:-1]):
             at = Grid.of(math.floor(rows * level), math.floor(12 * level))

@@ -11,7 +11,7 @@ INF = math.inf
 
 
 @pytest.mark.parametrize(
-    ("bounds", "scale", "bands"),
+    ("bounds", "scale", "intervals"),
     [
         ({1: 0.33, 2: 0.38, 8: 1}, 8, [(1, -INF, 0.33), (2, 0.33, 0.38), (8, 0.38, INF)]),
         ({1: 0.33, 2: 0.38, 8: 1}, 6.5, [(1, -INF, 0.33), (2, 0.33, 0.38), (6.5, 0.38, INF)]),
@@ -24,8 +24,8 @@ INF = math.inf
         ({}, 5, [(5, -INF, INF)]),
     ],
 )
-def test_bands(bounds, scale, bands):
-    assert Table(bounds).bands(scale) == bands
+def test_intervals(bounds, scale, intervals):
+    assert Table(bounds).intervals(scale) == intervals
 
 
 def test_the_smallest_scale_not_below_is_taken_else_the_largest():

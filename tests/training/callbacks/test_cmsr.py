@@ -45,7 +45,7 @@ def test_calibrate_then_measure(compose, run, tmp_path):
     spared = (1 - asked["rendered_share"]) * cost.render_macs / 1e9
     assert asked["gmacs"] == pytest.approx(cost.total_macs / 1e9 - spared, rel=1e-5)
     assert asked["render_s"] > 0
-    assert len(list((tmp_path / "cmsr" / "bands").glob("bundled_x6_*.png"))) == 2
+    assert len(list((tmp_path / "cmsr" / "level_maps").glob("bundled_x6_*.png"))) == 2
     within = results(compose, run, tmp_path / "budget", "renderer=cmsr", "renderer.budget=0.1")
     assert within["rendered_share"] <= 0.1
 
