@@ -18,7 +18,7 @@ from lmf.grid import Size
 from lmf.metrics import psnr
 from lmf.metrics.functional import protocol_options
 from lmf.model import SRModel
-from lmf.renderers import CMSR
+from lmf.renderers import CMSR, Dense
 from lmf.renderers.cmsr.level_map import panel
 from lmf.training.callbacks.pictures import save_png
 
@@ -81,11 +81,12 @@ class CMSRCallback(L.Callback):
             return
         test_set = trainer.datamodule.test_sets[dataloader_idx]  # type: ignore[attr-defined]
         lr_size, size = (lr.shape[-2], lr.shape[-1]), (hr.shape[-2], hr.shape[-1])
-        latent, target, cell = model.prepare(lr, size)
+        enlargement = model.prepare(lr, size)
+        latent, target, cell = enlargement.latent(), enlargement.target, enlargement.cell
         seconds = dense_seconds = math.inf
         for _ in range(REPEATS):  # in turns; whatever else the machine does only adds to the least of them
             (picture, (stats,)), own = timed(lambda: renderer.render(model.decoder, latent, target, cell), lr.device)
-            dense, other = timed(lambda: renderer.dense(model.decoder, latent, target, cell), lr.device)
+            dense, other = timed(lambda: Dense()(model.decoder, latent, target, cell), lr.device)
             seconds, dense_seconds = min(seconds, own), min(dense_seconds, other)
         picture, dense = ((x / 2 + 0.5).clamp(0, 1) for x in (picture, dense))
         if (lr_size, size) not in self.costs:
