@@ -1,7 +1,7 @@
 """Renderers: a latent to a picture in bounded memory. They know no decoder class."""
 
-from lmf.renderers.base import Renderer
-from lmf.renderers.cmsr import CMSR, Stats, TableError, Tables
+from lmf.renderers.base import Renderer, Stats
+from lmf.renderers.cmsr import CMSR, TableError, Tables
 from lmf.renderers.dense import Dense
 
 __all__ = ["CMSR", "Dense", "Renderer", "Stats", "TableError", "Tables"]

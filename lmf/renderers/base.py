@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from lmf.decoders.base import Decoder, Latent
 from lmf.grid import Grid
 
-if TYPE_CHECKING:
-    from lmf.renderers.cmsr import Stats
+
+@dataclass(frozen=True)
+class Stats:
+    """What was rendered of one picture.
+
+    Attributes:
+        levels: scales at which something was rendered, ascending.
+        rendered: pixels rendered at each of them.
+        pixels: of the output.
+        level_map: uint8 (h, w), for each latent the index in ``levels`` of its own level.
+        tried: pixels rendered beside those, to keep ``precision_db``.
+        precision_db: what was found then: PSNR against dense rendering, colours in [0, 1].
+    """
+
+    levels: tuple[float, ...]
+    rendered: tuple[int, ...]
+    pixels: int
+    level_map: Tensor
+    tried: int = 0
+    precision_db: float | None = None
+
+    @property
+    def share(self) -> float:
+        """Rendered pixels / output pixels."""
+        return (sum(self.rendered) + self.tried) / self.pixels
 
 
 class Renderer:

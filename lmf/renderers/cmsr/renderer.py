@@ -11,7 +11,7 @@ import math
 import warnings
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,39 +24,12 @@ from lmf.errors import UserError
 from lmf.grid import Grid, Size
 from lmf.kernels.enlarge import enlarge
 from lmf.region import Layer
-from lmf.renderers.base import Renderer
+from lmf.renderers.base import Renderer, Stats
 from lmf.renderers.cmsr.levels import Level, levels_of, region
 from lmf.renderers.cmsr.painter import Painter
 from lmf.renderers.cmsr.probe import Probe
 from lmf.renderers.cmsr.tables import Table, TableError, Tables, mean_square, psnr
 from lmf.renderers.dense import Dense
-
-
-@dataclass(frozen=True)
-class Stats:
-    """What was rendered of one picture.
-
-    Attributes:
-        levels: scales at which something was rendered, ascending.
-        rendered: pixels rendered at each of them.
-        pixels: of the output.
-        level_map: uint8 (h, w), for each latent the index in ``levels`` of its own level.
-        tried: pixels rendered beside those, to keep ``precision_db``.
-        precision_db: what was found then: PSNR against dense rendering, colours in [0, 1].
-    """
-
-    levels: tuple[float, ...]
-    rendered: tuple[int, ...]
-    pixels: int
-    level_map: Tensor
-    tried: int = 0
-    precision_db: float | None = None
-
-    @property
-    def share(self) -> float:
-        """Rendered pixels / output pixels."""
-        return (sum(self.rendered) + self.tried) / self.pixels
-
 
 log = logging.getLogger(__name__)
 
