@@ -22,7 +22,7 @@ from torch.nn.functional import mse_loss
 from lmf.calibration.estimators import Errors, Estimator, State
 from lmf.calibration.painter import RememberingPainter
 from lmf.data import EvalSet, Source
-from lmf.data.folder import OnCorrupt
+from lmf.data.settings import OnCorrupt
 from lmf.grid import Size, axis
 from lmf.io.colour import to_network
 from lmf.io.files import replacing, write_text

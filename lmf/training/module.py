@@ -81,10 +81,12 @@ class SRModule(L.LightningModule):
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(rgb))
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor] | None:
         return self.test_step(batch, batch_idx, dataloader_idx)
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor] | None:
+        if not batch:  # only another rank has a picture left
+            return None
         if self.bicubic is not None:
             self.measure(self.bicubic, "bicubic", batch, dataloader_idx)
         return self.measure(self.model, "model", batch, dataloader_idx)

@@ -17,7 +17,9 @@ from lmf.training.results import Results
 def run(config: DictConfig) -> None:
     output = Path(config.paths.output)
     model = load(config)
-    datamodule = instantiate(config.data, **({} if config.scale is None else {"scales": [config.scale]}))
+    datamodule = instantiate(
+        config.data.module, **({} if config.scale is None else {"test_settings": {"scales": [config.scale]}})
+    )
     check_data(datamodule, "test")
     save_config(config, output)
     module = SRModule(model, seed=config.seed)

@@ -76,9 +76,10 @@ class CMSRCallback(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         model: SRModel = pl_module.model  # type: ignore[assignment]
-        renderer, lr, hr = model.renderer, batch["lr"] * 2 - 1, batch["hr"]
-        if not isinstance(renderer, CMSR):
+        renderer = model.renderer
+        if not batch or not isinstance(renderer, CMSR):  # no batch: only another rank has a picture left
             return
+        lr, hr = batch["lr"] * 2 - 1, batch["hr"]
         test_set = trainer.datamodule.test_sets[dataloader_idx]  # type: ignore[attr-defined]
         lr_size, size = (lr.shape[-2], lr.shape[-1]), (hr.shape[-2], hr.shape[-1])
         enlargement = model.prepare(lr, size)
