@@ -64,7 +64,8 @@ class EvalSet(Dataset):
         for option, value in (("limit", limit), ("crop", crop)):
             if value is not None and value < 1:
                 raise DataError(f"{option} must be at least 1 or null, got {value}")
-        self.name, self.scale, self.protocol = f"{name}_x{scale:g}", float(scale), protocol
+        self.dataset, self.scale, self.protocol = name, float(scale), protocol
+        self.name = f"{name}_x{scale:g}"
         self.crop = crop
         smallest = math.ceil(scale)
         if crop is not None and crop < smallest:

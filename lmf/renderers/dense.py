@@ -20,6 +20,8 @@ class Dense:
         queries: bounds the temporaries of the decoder; the picture itself is always kept whole.
     """
 
+    multi_scale = False
+
     def __init__(self, queries: int = 65536) -> None:
         if queries < 1:
             raise ValueError(f"queries must be at least 1, got {queries}")

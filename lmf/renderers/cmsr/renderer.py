@@ -81,6 +81,8 @@ class CMSR:
         TableError: no tables, or none that keep what is asked.
     """
 
+    multi_scale = True
+
     def __init__(
         self,
         tables: Tables | Mapping[Any, Any] | str | Path | None,

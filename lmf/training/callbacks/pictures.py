@@ -79,7 +79,7 @@ class PicturesCallback(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero or self.validations % self.every:
+        if trainer.sanity_checking or not trainer.is_global_zero or self.validations % self.every or not batch:
             return
         name = trainer.datamodule.val_sets[dataloader_idx].name  # type: ignore[attr-defined]
         strips = self.strips.setdefault(name, [])
