@@ -54,7 +54,8 @@ class EvalSet(Dataset):
         on_corrupt: OnCorrupt = "stop",
     ) -> None:
         EvalSettings(scales=(scale,), protocol=protocol, lr=lr, limit=limit, crop=crop)  # checks them
-        self.name, self.scale, self.protocol = f"{name}_x{scale:g}", float(scale), protocol
+        self.dataset, self.scale, self.protocol = name, float(scale), protocol
+        self.name = f"{name}_x{scale:g}"
         self.crop = crop
         paths = source_files(source, FileSettings(cache, on_corrupt))
         self.images = ImageFolder(paths, cache, math.ceil(scale), on_corrupt, on_corrupt == "skip", limit)

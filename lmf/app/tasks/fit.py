@@ -60,7 +60,7 @@ def run(config: DictConfig) -> None:
     if config.task.test:
         found = checkpoint.find(output)
         trainer.test(module, datamodule=datamodule, ckpt_path=found, verbose=False, weights_only=True)
-        report(trainer, output, title=config.name)
+        report(trainer, module, output, title=config.name)
 
 
 def initialise(model: SRModel, config: DictConfig) -> None:
