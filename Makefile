@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup train weights test test-all check clean
+.PHONY: help setup train weights test test-all check docs clean
 help:
 	@echo "make train     train LM-LIIF on bundled photographs (minutes); ARGS='schedule=paper data=div2k' for more"
 	@echo "make test      fast tests"
 	@echo "make test-all  slow and multi-process tests and the notebooks too"
 	@echo "make check     lint and types"
+	@echo "make docs      the documentation, into site/"
 	@echo "make weights   train the models in the box anew: PHOTOS=folder LIIF=edsr-baseline-liif.pth"
 	@echo "make setup     only the environment ($(VENV)) and the kernels"
 
@@ -52,6 +53,9 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: setup
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
