@@ -89,9 +89,7 @@ def upscale(arguments: Sequence[str]) -> None:
                 raise UserError(f"{jobs[destination]} and {file} would both become {destination}; rename one")
     model = lmf.load(options.model, trust=options.trust, device=device(options.device))
     pairs = [(file, destination) for destination, file in jobs.items()]
-    failed = files.run(
-        model, pairs, scale=options.scale, size=options.size, quality=options.quality, tile=options.tile
-    )
+    failed = files.run(model, pairs, scale=options.scale, size=options.size, quality=options.quality, tile=options.tile)
     if failed:
         raise UserError(f"{failed} of {len(pairs)} pictures failed; each is named above")
 

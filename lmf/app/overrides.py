@@ -52,7 +52,7 @@ def readable(argument: str, multirun: bool) -> str:
                 return candidate
     if override is None:
         raise UserError(
-            f"cannot read {argument}: quote what holds special characters, as in \"{key}={quote('a (1), b')}\"; "
+            f'cannot read {argument}: quote what holds special characters, as in "{key}={quote("a (1), b")}"; '
             "`lmf upscale FILE` takes file names as they are"
         )
     return argument

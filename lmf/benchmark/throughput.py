@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any
 
-import lightning as L
 import torch
 
 from lmf.data import SRDataModule
+from lmf.errors import needed
+
+with needed("train"):
+    import lightning as L
 
 WARMUP = 5  # batches
 
