@@ -4,4 +4,4 @@ from lmf.checkpoint import list_models, load
 from lmf.model import SRModel
 
 __all__ = ["SRModel", "list_models", "load"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -6,6 +6,7 @@ Importing this module registers the OmegaConf resolvers that conf/config.yaml us
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+import lmf
 from lmf.io.files import cache_folder
 
 # Lightning starts the other ranks of a node by running this program again; they read the folder from here.
@@ -102,13 +104,39 @@ def job(output: Path) -> Iterator[None]:
         own = [o for o in hydra.overrides.hydra if not o.startswith(_SWEEP_ONLY)]
         sys.argv = [argv[0], *keep, *hydra.overrides.task, *own]
     try:
-        yield
+        with command_as_main():
+            yield
     finally:
         sys.argv = argv
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()  # Lightning leaves it; the next job has other ranks
         for key in _LAUNCHER:
             os.environ.pop(key, None)
+
+
+@contextmanager
+def command_as_main() -> Iterator[None]:
+    """Within the block Lightning starts ranks with ``python -m lmf`` where this process is a launcher's worker.
+
+    Lightning repeats the module that was started with ``-m``; in a worker of joblib or submitit that is theirs.
+    """
+    main = sys.modules["__main__"]
+    started = main.__spec__
+    if started is None or started.name.partition(".")[0] == "lmf":
+        yield
+        return
+    path = os.environ.get("PYTHONPATH")
+    root = str(Path(lmf.__file__).parents[1])  # a checkout may be on the path of this process alone
+    os.environ["PYTHONPATH"] = root if path is None else os.pathsep.join([path, root])
+    main.__spec__ = importlib.util.find_spec("lmf.__main__")
+    try:
+        yield
+    finally:
+        main.__spec__ = started
+        if path is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = path
 
 
 _SWEEP_ONLY = ("hydra.mode", "hydra.sweep", "hydra.launcher", "hydra/launcher", "hydra/sweeper")

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from lmf.benchmark.cost import STAGES
 from lmf.benchmark.runner import Row, label
+from lmf.errors import needed
+
+with needed("train"):
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MARKERS = {"encoder": "s", "latent": "^", "render": "o"}
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any
 
-import lightning as L
-
 from lmf.benchmark.timing import synchronize
 from lmf.data import SRDataModule
-from lmf.errors import UserError
+from lmf.errors import UserError, needed
+
+with needed("train"):
+    import lightning as L
 
 WARMUP = 5  # batches
 

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 
 from lmf import io
 from lmf.benchmark.cost import process_peak
+from lmf.errors import UserError
 from lmf.grid import Size
 from lmf.inference import tiling
 from lmf.io.colour import from_network, to_network
@@ -34,15 +35,15 @@ FORMATS = ("png", "jpg", "jpeg", "webp", "tif", "tiff")
 def check_request(scale: float | None, size: Sequence[int] | None, fmt: str | None, quality: int) -> None:
     """Refuses what cannot be asked for, before any work."""
     if (scale is None) == (size is None):
-        raise ValueError(f"give either scale=3.7 or size=[height,width], got scale={scale} size={size}")
+        raise UserError(f"give either scale=3.7 or size=[height,width], got scale={scale} size={size}")
     if scale is not None and not (isinstance(scale, int | float) and math.isfinite(scale) and scale > 0):
-        raise ValueError(f"scale must be a positive number, got {scale}")
+        raise UserError(f"scale must be a positive number, got {scale}")
     if size is not None and (len(size) != 2 or not all(isinstance(n, int) and n >= 1 for n in size)):
-        raise ValueError(f"size must be [height,width] in whole pixels, got {size}")
+        raise UserError(f"size must be [height,width] in whole pixels, got {size}")
     if fmt is not None and fmt not in FORMATS:
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {fmt!r}")
+        raise UserError(f"format must be one of {', '.join(FORMATS)}, got {fmt!r}")
     if not 1 <= quality <= 100:
-        raise ValueError(f"quality must be between 1 and 100, got {quality}")
+        raise UserError(f"quality must be between 1 and 100, got {quality}")
 
 
 def plan(
@@ -58,8 +59,8 @@ def plan(
     Outputs that exist are left out unless ``overwrite``.
 
     Raises:
-        FileNotFoundError: ``source`` names no picture.
-        ValueError: two inputs would give the same output, or a file name as output of several inputs.
+        UserError: ``source`` names no picture, two inputs would give the same output, or a file
+            name is the output of several inputs.
     """
     root = Path(source).expanduser()
     if root.is_dir():
@@ -70,11 +71,11 @@ def plan(
         files = sorted(p for p in map(Path, glob.glob(str(root), recursive=True)) if p.is_file())
         root = None  # type: ignore[assignment]
     if not files:
-        raise FileNotFoundError(f"input={source}: no such picture, folder or glob ({', '.join(SUFFIXES)})")
+        raise UserError(f"input={source}: no such picture, folder or glob ({', '.join(SUFFIXES)})")
     target = Path(output).expanduser()
     single = target.suffix.lower() in SUFFIXES
     if single and len(files) > 1:
-        raise ValueError(f"output={output} is one file, input={source} are {len(files)}; give a folder")
+        raise UserError(f"output={output} is one file, input={source} are {len(files)}; give a folder")
     label = f"x{scale:g}" if scale is not None else "{}x{}".format(*(size or ()))
     jobs: dict[Path, Path] = {}
     for file in files:
@@ -84,7 +85,7 @@ def plan(
             inside = file.relative_to(root).parent if root else Path()
             destination = target / inside / f"{file.stem}_{label}{'.' + fmt if fmt else file.suffix}"
         if destination in jobs:
-            raise ValueError(f"{jobs[destination]} and {file} would both become {destination}; rename one")
+            raise UserError(f"{jobs[destination]} and {file} would both become {destination}; rename one")
         jobs[destination] = file
     kept = [d for d in jobs if d.exists() and not overwrite]
     for destination in kept:

@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
+from lmf.errors import needed
 from lmf.training.ranks import is_rank_zero
 from lmf.training.results import Results, column_names
 
@@ -34,7 +35,8 @@ def wandb_logger(
         raise ValueError(f"W&B mode must be online, offline or disabled, got {mode!r}")
     if mode == "disabled":
         return None
-    import wandb
+    with needed("train"):
+        import wandb
 
     def make(mode: str) -> WandbLogger:
         settings = wandb.Settings(init_timeout=init_timeout, console="off", silent=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import matplotlib
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from lmf.errors import needed
 from lmf.renderers import Stats
+
+with needed("train"):
+    import matplotlib
 
 GAP, LINE = 8, 14  # pixels between pictures, and of a line of text
 

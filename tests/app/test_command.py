@@ -1,0 +1,243 @@
+"""The command `lmf`: its subcommands, file names on its command line, and what it says about mistakes."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from PIL import Image
+
+import lmf
+from lmf.app import cli
+from lmf.app.overrides import quote, quoted, readable
+from lmf.errors import MissingExtra, UserError, needed
+
+from ..conftest import ROOT, TINY
+
+NAMES = [
+    "photo (1).png", "Grüße.png", "図.png", "a=b.png", "a,b.png", "a#b.png", "[a].png", "{a}.png", "it's.png",
+    "it\\'s.png", 'say "a".png', " a.png ", "a;b&c!.png", "~/a.png", "C:\\x\\", "C:\\ü\\", "2024", "1e5", "true",
+    "plain.png", "two words.png", "**/*.png", "a\nb.png", "'a.png", "$a$.png", "",
+]  # fmt: skip
+
+
+def value(override):
+    return OverridesParser.create().parse_override(override).value()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("key", ["input", "output", "ckpt_path", "data.root", "+data.val_root", "paths.runs"])
+def test_hydra_reads_every_name_as_it_is(name, key):
+    assert value(readable(f"{key}={name}", multirun=False)) == name
+    assert quoted(quoted([f"{key}={name}"])) == quoted([f"{key}={name}"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_quote(name):
+    assert value(f"key={quote(name)}") == name
+
+
+@pytest.mark.parametrize("multirun", [False, True])
+@pytest.mark.parametrize(
+    "override",
+    ["input='photo (1).png'", 'input="a,b"', "input=[a,b]", "input=null", "input=${paths.data}/b", "decoder.depth=4",
+     "+decoder.side=4", "~logger.wandb", "task.sizes=[[4,5]]", "input=glob(*)", "launcher=joblib", "name=1,2"],
+)  # fmt: skip
+def test_what_hydra_reads_well_stays(override, multirun):
+    assert readable(override, multirun) == override
+
+
+def test_paths_of_a_multirun(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert readable("input=a.png,b.png", multirun=True) == "input=a.png,b.png"
+    assert readable("input=a (1).png,ü.png", multirun=True) == "input='a (1).png','ü.png'"
+    (tmp_path / "a,b.png").touch()
+    assert readable("input=a,b.png", multirun=True) == "input='a,b.png'"
+
+
+def test_options_may_stand_anywhere():
+    assert quoted(["a=1", "-m", "b=2,3", "--config-dir", "x"]) == ["a=1", "b=2,3", "-m", "--config-dir", "x"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("name=a (b", "cannot read name=a \\(b: quote .* `lmf upscale FILE`"),
+        ("input=[a (b,c]", "cannot read input="),
+        ("experimen", "experimen: neither a command nor KEY=VALUE"),
+        ("pyproject.toml", "lmf upscale 'pyproject.toml' --scale 4"),
+    ],
+)
+def test_what_is_no_override_is_refused_in_one_line(override, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=message) as caught:
+        readable(override, multirun=False)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return lmf.load("lm_liif_edsr")
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """Two files and a folder in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    (tmp_path / "folder").mkdir()
+    for i, name in enumerate(("photo (1).png", "a=b,#ü 図 [1].png", "folder/c.png")):
+        Image.fromarray(rng.integers(0, 256, (7 + i, 9, 3), dtype=np.uint8)).save(tmp_path / name)
+    return tmp_path
+
+
+def test_upscale(pictures, model):
+    cli.main(["upscale", "photo (1).png", "--scale", "2.5", "-o", "out.png"])
+    made = np.asarray(Image.open("out.png")).astype(int)
+    expected = model.upscale(np.asarray(Image.open("photo (1).png")), scale=2.5)
+    assert made.shape == (18, 22, 3)
+    assert np.abs(made - expected).max() <= 1
+
+
+def test_upscale_takes_files_folders_and_globs(pictures):
+    cli.main(["upscale", "a=b,#ü 図 [1].png", "folder", "photo*.png", "-s", "2", "--format", "jpg"])
+    made = sorted(str(path.relative_to(pictures / "upscaled")) for path in (pictures / "upscaled").rglob("*.*"))
+    assert made == ["a=b,#ü 図 [1]_x2.jpg", "c_x2.jpg", "photo (1)_x2.jpg"]
+
+
+def test_size_is_width_by_height(pictures):
+    cli.main(["upscale", "photo (1).png", "--size", "30x20", "-o", "out.png"])
+    assert Image.open("out.png").size == (30, 20)
+
+
+def fails(capsys, *arguments):
+    """The exit status and the message of a command that must fail."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(list(arguments))
+    message = capsys.readouterr().err
+    assert message.startswith("ERROR: ")
+    assert message.count("\n") == 1
+    return caught.value.code, message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["nowhere.png", "--scale", "2"], 1, "nowhere.png"),
+        (["photo (1).png", "--scale", "-1"], 1, "positive"),
+        (["photo (1).png", "--scale", "2", "--model", "nothing"], 1, "nothing"),
+        (["photo (1).png", "--scale", "2", "--format", "gif"], 1, "gif"),
+        (["photo (1).png", "--scale", "2", "--tile", "0"], 1, "--tile"),
+        (["photo (1).png", "--scale", "2", "--device", "cuda:99"], 1, "--device cuda:99"),
+        (["photo (1).png", "folder/../photo (1).png", "--scale", "2"], 1, "would both become"),
+        (["photo (1).png", "folder", "--scale", "2", "-o", "one.png"], 1, "would both become one.png"),
+        (["photo (1).png"], 2, "--scale"),
+        (["photo (1).png", "--scale", "2", "--size", "4x4"], 2, "not allowed with"),
+        (["photo (1).png", "--size", "30"], 2, "WIDTHxHEIGHT"),
+        (["photo (1).png", "--size", "0x30"], 2, "WIDTHxHEIGHT"),
+        (["--scale", "2"], 2, "INPUT"),
+    ],
+)
+def test_upscale_names_mistakes_in_one_line(pictures, capsys, arguments, status, message):
+    code, text = fails(capsys, "upscale", *arguments)
+    assert code == status
+    assert message in text
+    assert not (pictures / "upscaled").exists()
+    assert not (pictures / "one.png").exists()
+
+
+def test_a_picture_that_fails_is_named_and_the_others_go_on(pictures, capsys):
+    (pictures / "bad.png").write_bytes(b"no picture")
+    code, message = fails(capsys, "upscale", "bad.png", "photo (1).png", "--scale", "2")
+    assert (code, message) == (1, "ERROR: 1 of 2 pictures failed; each is named above\n")
+    assert (pictures / "upscaled" / "photo (1)_x2.png").is_file()
+
+
+def test_models(capsys):
+    cli.main(["models"])
+    out = capsys.readouterr().out
+    for name, card in lmf.list_models().items():
+        assert name in out
+        assert f"{card['results']['set5_x4']['psnr']:.2f}" in out
+        assert card["licence"].split(";")[0] in out
+
+
+def run(program, *arguments, check=True):
+    done = subprocess.run(
+        [sys.executable, *program, *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def test_run_py_and_the_module_are_the_command():
+    for program in ([str(ROOT / "run.py")], ["-m", "lmf"]):
+        assert run(program, "--version").stdout == f"lmf {lmf.__version__}\n"
+        text = run(program).stdout
+        assert "lmf upscale photo.jpg --scale 3.7" in text
+        assert "lmf task=upscale input=photo.jpg scale=3.7" in text
+
+
+WITHOUT_EXTRAS = """
+import sys
+for name in ("lightning", "hydra", "omegaconf", "torchmetrics", "kornia", "wandb", "matplotlib", "skimage"):
+    sys.modules[name] = None  # as if not installed
+from lmf.app.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_without_extras_pictures_are_enlarged(pictures):
+    run(["-c", WITHOUT_EXTRAS], "upscale", "photo (1).png", "--scale", "2")
+    assert (pictures / "upscaled" / "photo (1)_x2.png").is_file()
+
+
+def test_without_extras_one_line_says_what_to_install(pictures):
+    done = run(["-c", WITHOUT_EXTRAS], "experiment=lmf_edsr", check=False)
+    assert (done.returncode, done.stderr) == (1, "ERROR: hydra is not installed: pip install 'lmf[train]'\n")
+    for module in ("lmf.data", "lmf.metrics", "lmf.training", "lmf.benchmark.plots", "lmf.benchmark.throughput"):
+        code = WITHOUT_EXTRAS.replace("from lmf.app.cli import main\nmain(sys.argv[1:])", f"import {module}")
+        done = run(["-c", code], check=False)
+        assert done.stderr.splitlines()[-1].endswith("is not installed: pip install 'lmf[train]'"), module
+
+
+def test_a_fault_in_this_package_is_no_missing_extra():
+    with pytest.raises(ModuleNotFoundError) as caught, needed("train"):
+        import lmf.nothing  # noqa: F401
+    assert not isinstance(caught.value, MissingExtra)
+
+
+def test_a_launcher_that_is_missing(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "hydra_plugins.hydra_joblib_launcher", None)
+    code, message = fails(capsys, "-m", "launcher=joblib", "seed=0,1")
+    assert code == 1
+    assert message.endswith("is not installed: pip install 'lmf[sweep]'\n")
+
+
+def test_the_configs_of_a_checkout():
+    assert cli.conf_folder() == ROOT / "conf"
+
+
+@pytest.mark.slow
+def test_names_through_hydra(pictures):
+    for name in ("photo (1).png", "a=b,#ü 図 [1].png"):
+        run([str(ROOT / "run.py")], "task=upscale", f"input={name}", "scale=2", "output=o (ü)")
+    assert len(list((pictures / "o (ü)").iterdir())) == 2
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("launcher", [None, "joblib", "submitit_local"])
+def test_ddp_from_the_module_and_in_workers_of_a_launcher(tmp_path, monkeypatch, launcher):
+    monkeypatch.chdir(tmp_path)
+    options = [*TINY, "experiment=lmf_edsr", "trainer=ddp", "trainer.devices=2", "schedule.epochs=1"]
+    if launcher is None:
+        run(["-m", "lmf"], *options, "hydra.run.dir=runs/a (ü)")
+    else:
+        pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
+        run([str(ROOT / "run.py")], "-m", *options, f"launcher={launcher}", "seed=0,1")
+    assert len(list(tmp_path.rglob("last.ckpt"))) == (1 if launcher is None else 2)

@@ -1,0 +1,104 @@
+"""The wheel, installed where nothing else is: its contents, its command, its extras."""
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import lmf
+
+from .conftest import ROOT, TINY
+
+pytestmark = pytest.mark.slow
+
+# What a checkout holds beside its sources.
+IGNORED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "wandb", "site")
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
+
+
+def succeed(*command, **options):
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel of a copy of the repository, so that no earlier build is in it and none is left here."""
+    folder = tmp_path_factory.mktemp("wheel")
+    shutil.copytree(ROOT, folder / "copy", ignore=IGNORED)
+    build = [*PIP, "wheel", "--no-deps", "--wheel-dir", str(folder), str(folder / "copy")]
+    done = subprocess.run(build, capture_output=True, text=True)
+    if done.returncode and "No matching distribution found for setuptools" in done.stderr:
+        pytest.skip("needs a package index")
+    assert done.returncode == 0, done.stderr
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def environment(wheel, tmp_path_factory):
+    """A new virtual environment with the base install: its ``bin``."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=True, symlinks=True)
+    install(folder / "bin", str(wheel))
+    yield folder / "bin"
+    shutil.rmtree(folder)  # gigabytes
+
+
+def install(binaries, requirement):
+    succeed(binaries / "python", *PIP[1:], "install", "-c", ROOT / "constraints.txt", requirement)
+
+
+def run(binaries, folder, *arguments, check=True):
+    """The installed command, with no repository on Python's path."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    command = [binaries / "lmf", *arguments]
+    if check:
+        return succeed(*command, cwd=folder, env=env)
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+
+
+def files(folder, *patterns):
+    return {str(path.relative_to(folder)) for pattern in patterns for path in folder.rglob(pattern)}
+
+
+def test_what_is_in_the_wheel(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {f"lmf/{name}" for name in files(ROOT / "lmf", "*.py", "*.cpp", "*.h", "*.safetensors", "*.yaml")}
+    wanted |= {f"lmf/conf/{name}" for name in files(ROOT / "conf", "*.yaml")}
+    wanted |= {"lmf/py.typed", "lmf/weights/NOTICE"}
+    own = {name for name in names if ".dist-info/" not in name}
+    assert own == wanted
+    assert {name.partition("/")[2] for name in names - own} >= {"licenses/LICENSE", "entry_points.txt"}
+    assert wheel.name.startswith(f"lmf-{lmf.__version__}-")
+
+
+def test_the_base_install_enlarges(environment, tmp_path):
+    small = np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8)
+    Image.fromarray(small).save(tmp_path / "photo (1).png")
+    run(environment, tmp_path, "upscale", "photo (1).png", "--scale", "2.5", "-o", "out.png")
+    made = np.asarray(Image.open(tmp_path / "out.png")).astype(int)
+    assert np.abs(made - lmf.load("lm_liif_edsr").upscale(small, scale=2.5)).max() <= 1
+    assert "lm_liif_edsr" in run(environment, tmp_path, "models").stdout
+    assert run(environment, tmp_path, "--version").stdout == f"lmf {lmf.__version__}\n"
+
+
+def test_training_is_an_extra(environment, wheel, tmp_path):
+    done = run(environment, tmp_path, "experiment=lmf_edsr", check=False)
+    assert (done.returncode, done.stderr) == (1, "ERROR: hydra is not installed: pip install 'lmf[train]'\n")
+
+    install(environment, f"{wheel}[train]")
+    short = (*TINY, "experiment=lmf_edsr", "schedule.iterations=3", "schedule.epochs=1")
+    for name, options in {"one": (), "two": ("trainer=ddp", "trainer.devices=2")}.items():
+        run(environment, tmp_path, *short, *options, f"hydra.run.dir={name}")
+        checkpoint = torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)
+        assert checkpoint["global_step"] == 3
+    run(environment, tmp_path, "task=test", "ckpt_path=one", *TINY, "data.scales=[2]")
