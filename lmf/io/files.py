@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -46,6 +46,22 @@ def making_folder(path: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Lets one process at a time into the block for the same ``folder``; the others wait.
+
+    The system releases the lock of a process that is killed. Where there are no such locks, nobody waits.
+    """
+    with ExitStack() as stack:
+        with suppress(ImportError, OSError):  # Windows; some network file systems
+            import fcntl
+
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def write_text(path: Path, text: str) -> None:
