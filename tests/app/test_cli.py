@@ -118,6 +118,24 @@ def test_two_processes_measure_as_one(tmp_path, photos):
 
 
 @pytest.mark.ddp
+def test_more_processes_than_pictures(tmp_path):
+    """Two pictures on three ranks: training and testing end, and measure what one process measures."""
+    same = ("data.scales=[4]", "data.protocol=raw", "data.lr=pil", "data.crop=48")  # as validation does
+    one, three = tmp_path / "one", tmp_path / "three"
+    ranks = ("trainer=ddp", "trainer.devices=3", "schedule.batch_size=3")
+    run(tmp_path, "experiment=lmf_edsr", f"hydra.run.dir={three}", *ranks, *same, "task.test=true")
+    run(tmp_path, "task=test", f"ckpt_path={three}", f"hydra.run.dir={one}", *same)
+    (expected,), (tested,) = (json.loads((folder / "results.json").read_text()) for folder in (one, three))
+    assert (expected["images"], tested["images"]) == (2, 2)
+    rows = csv.DictReader(next(three.glob("metrics/*/metrics.csv")).open())
+    validated = [row for row in rows if row.get("val/psnr")]
+    best = max(validated, key=lambda row: float(row["val/psnr"]))
+    for key in ("psnr", "ssim", "bicubic_psnr"):
+        assert tested[key] == pytest.approx(expected[key], abs=1e-6)
+        assert float(best[f"val/bundled_x4/{key}"]) == pytest.approx(expected[key], abs=1e-6)
+
+
+@pytest.mark.ddp
 def test_ddp_in_a_multirun_stays_in_its_job(tmp_path):
     options = ("experiment=lmf_edsr", "trainer=ddp", "trainer.devices=2", "schedule.epochs=1")
     run(tmp_path, "-m", *options, "schedule.optimizer.lr=1e-3,1e-4")

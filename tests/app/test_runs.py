@@ -38,6 +38,19 @@ def test_a_run_folder_is_continued_in_place(tmp_path):
     assert runs.run_dir(str(tmp_path), "other", str(folder)) == str(folder)
 
 
+def test_caches_follow_the_environment(compose, monkeypatch):
+    monkeypatch.delenv("LMF_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    config = compose()
+    assert config.paths.cache == config.data.module.files.cache == "/xdg/lmf"
+    monkeypatch.setenv("LMF_CACHE", "/own")
+    assert compose().paths.cache == "/own"
+    monkeypatch.setenv("LMF_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert compose().paths.cache == "/home/someone/.cache/lmf"
+
+
 def test_a_checkpoint_file_starts_a_new_run(tmp_path):
     runs._new.cache_clear()
     folder = make_run(tmp_path / "x" / "a", age=1)

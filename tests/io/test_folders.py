@@ -1,8 +1,12 @@
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from lmf.io.files import making_folder
+from lmf.io.files import locked, making_folder
 
 
 def test_a_folder_appears_complete(tmp_path: Path) -> None:
@@ -29,6 +33,30 @@ def test_the_first_of_two_makers_wins(tmp_path: Path) -> None:
             (quick / "file").write_text("quick")
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
     assert (tmp_path / "made/file").read_text() == "quick"
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, signal; from lmf.io.files import making_folder\n"
+        "with making_folder(pathlib.Path('made')) as temporary:\n"
+        "    (temporary / 'file').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    os.utime(left, (0, 0))
+    with making_folder(tmp_path / "made") as working:
+        os.utime(working, (0, 0))  # old, but in use
+        assert [*tmp_path.iterdir()] == [working]
+        with making_folder(tmp_path / "made"):
+            assert working.is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
+    with locked(tmp_path) as first, locked(tmp_path, wait=False) as second:
+        assert (first, second) == (True, False)
+    with locked(tmp_path, wait=False) as free:
+        assert free
 
 
 def test_a_file_of_that_name_is_an_error(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from lmf.app import runs
 from lmf.app.tasks.common import build, check_data, device_of, save_config
 from lmf.app.tasks.test import report
 from lmf.app.tasks.trainer import make_trainer
+from lmf.errors import UserError
 from lmf.model import SRModel
 from lmf.training.module import SRModule
 
@@ -86,11 +87,11 @@ def make_data(config: DictConfig, model: SRModel) -> SRDataModule:
     if schedule.cached_crops is None:
         return instantiate(config.data.module)
     if config.init_from is None:
-        raise ValueError(
+        raise UserError(
             "schedule.cached_crops trains the decoder on features of a trained encoder: give init_from=MODEL"
         )
     if model.decoder.receptive_field is None:
-        raise ValueError(
+        raise UserError(
             f"{type(model.decoder).__name__} looks at whole pictures and cannot be trained on windows of features; "
             "take schedule=finetune"
         )
