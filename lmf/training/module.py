@@ -87,10 +87,10 @@ class SRModule(L.LightningModule):
             self.check_finite()
 
     def check_finite(self) -> None:
-        """Stops training where a loss or weights have become infinite or undefined, on whichever rank.
+        """Stops training on all ranks if a loss or a weight on any of them is infinite or undefined.
 
         Raises:
-            UserError: they have.
+            UserError: there is one.
         """
         finite = torch.stack(
             [self.losses_finite.to(self.device), *(p.isfinite().all() for p in self.parameters())]
