@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import get_method
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -46,6 +48,10 @@ def run(config: DictConfig) -> None:
             torch.manual_seed(config.seed)
             get_method(config.task.run)(config)
         failed = False
+    except (SystemExit, KeyboardInterrupt) as error:
+        if number := signal_behind(error):
+            sys.exit(128 + number)
+        raise
     except USER_ERRORS as error:
         if HydraConfig.get().verbose:
             raise
@@ -56,6 +62,18 @@ def run(config: DictConfig) -> None:
         sys.exit(1)
     finally:
         loggers.finish(failed)
+
+
+def signal_behind(error: BaseException) -> int:
+    """The number of the signal that ``error`` stands for, or 0.
+
+    On signals Lightning exits with status 0 or 1, which schedulers take for success or a failure.
+    """
+    if isinstance(error, SIGTERMException):
+        return signal.SIGTERM
+    if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+        return signal.SIGINT
+    return 0
 
 
 def root_cause(error: BaseException) -> BaseException:

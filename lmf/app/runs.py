@@ -24,14 +24,17 @@ from omegaconf import OmegaConf
 
 import lmf
 from lmf.io.files import cache_folder
+from lmf.training.ranks import end_with_parent
 
 # Lightning starts the other ranks of a node by running this program again; they read the folder from here.
 RUN_DIR = "LMF_RUN_DIR"
+# The process that started them, with which they end.
+FIRST_RANK = "LMF_FIRST_RANK"
 # The folder of the multirun that this process, or the one that started it, runs.
 SWEEP_DIR = "LMF_SWEEP_DIR"
 LAST = Path("checkpoints", "last.ckpt")
 # What Lightning leaves in the environment when it has started ranks. It must not reach the next job of a sweep.
-_LAUNCHER = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", RUN_DIR)
+_LAUNCHER = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", RUN_DIR, FIRST_RANK)
 
 
 def run_dir(runs: str, name: str, ckpt_path: str | None) -> str:
@@ -92,6 +95,8 @@ def job(output: Path) -> Iterator[None]:
     Lightning re-executes ``sys.argv``; in a multirun that names every job.
     """
     if "LOCAL_RANK" in os.environ:  # we are such a rank, or an external launcher started every rank
+        if FIRST_RANK in os.environ:  # the former
+            end_with_parent(int(os.environ[FIRST_RANK]))
         yield
         return
     if multiprocessing.get_start_method(allow_none=True) == "loky":
@@ -99,6 +104,7 @@ def job(output: Path) -> Iterator[None]:
     argv = sys.argv
     hydra = HydraConfig.get()
     os.environ[RUN_DIR] = str(output.absolute())
+    os.environ[FIRST_RANK] = str(os.getpid())
     if hydra.mode == RunMode.MULTIRUN:
         keep = [a for a in argv[1:] if a.startswith("-") and a not in ("-m", "--multirun")]
         own = [o for o in hydra.overrides.hydra if not o.startswith(_SWEEP_ONLY)]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import glob
 import os
+import platform
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-_YOUNG = 60  # seconds in which a new folder may not be locked yet
+_HOST = platform.node()[:40] or "localhost"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -23,7 +23,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path``, renamed to it at the end of the block; a failure leaves nothing behind."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
+    temporary = temporary_name(path)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -37,33 +37,40 @@ def replacing(path: Path) -> Iterator[Path]:
 def making_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside ``path``, renamed to it at the end of the block; a failure leaves nothing behind.
 
-    If another process has made ``path`` in the meantime, that folder stays and the temporary one is discarded. What a
-    killed process has left of an earlier attempt is removed.
+    If another process has made ``path`` in the meantime, that folder stays and the temporary one is discarded.
     """
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        _remove_abandoned(left)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
+    temporary = temporary_name(path)
     temporary.mkdir(parents=True)
     try:
-        with locked(temporary):
-            yield temporary
-            try:
-                os.rename(temporary, path)
-            except OSError:
-                if not path.is_dir():
-                    raise
+        yield temporary
+        try:
+            os.rename(temporary, path)
+        except OSError:
+            if not path.is_dir():
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _remove_abandoned(folder: Path) -> None:
-    """Removes a temporary folder that no process has locked."""
-    with suppress(OSError):  # it is gone by now, or belongs to someone else
-        if time.time() - folder.stat().st_mtime < _YOUNG:
-            return
-        with locked(folder, wait=False) as ours:
-            if ours:
-                shutil.rmtree(folder)
+def temporary_name(path: Path) -> Path:
+    """A new hidden name beside ``path``. What killed processes of this machine left under such names is removed."""
+    prefix = f".{path.name.encode()[:120].decode(errors='ignore')}.{_HOST}-"  # names have at most 255 bytes
+    for left in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
+        process = left.name.removeprefix(prefix).partition("-")[0]
+        if process.isdecimal() and not _alive(int(process)):
+            with suppress(OSError):  # it is gone by now, or belongs to someone else
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return path.with_name(f"{prefix}{os.getpid()}-{uuid4().hex[:8]}.tmp")
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 @contextmanager

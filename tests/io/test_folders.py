@@ -1,4 +1,3 @@
-import os
 import signal
 import subprocess
 import sys
@@ -6,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lmf.io.files import locked, making_folder
+from lmf.io.files import locked, making_folder, replacing, write_text
 
 
 def test_a_folder_appears_complete(tmp_path: Path) -> None:
@@ -35,21 +34,26 @@ def test_the_first_of_two_makers_wins(tmp_path: Path) -> None:
     assert (tmp_path / "made/file").read_text() == "quick"
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("writer", "half"), [(making_folder, "(t / 'file')"), (replacing, "t")])
+def test_what_a_killed_process_left_is_removed(writer, half, tmp_path: Path) -> None:
     code = (
-        "import os, pathlib, signal; from lmf.io.files import making_folder\n"
-        "with making_folder(pathlib.Path('made')) as temporary:\n"
-        "    (temporary / 'file').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+        f"import os, pathlib, signal; from lmf.io.files import {writer.__name__} as writer\n"
+        "with writer(pathlib.Path('made')) as t:\n"
+        f"    {half}.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == -signal.SIGKILL
-    (left,) = tmp_path.iterdir()
-    os.utime(left, (0, 0))
+    assert len([*tmp_path.iterdir()]) == 1
     with making_folder(tmp_path / "made") as working:
-        os.utime(working, (0, 0))  # old, but in use
         assert [*tmp_path.iterdir()] == [working]
         with making_folder(tmp_path / "made"):
-            assert working.is_dir()
+            assert working.is_dir()  # in use
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_long_names_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("ü" * 127)
+    write_text(path, "whole")
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_a_lock_is_held_by_one(tmp_path: Path) -> None:

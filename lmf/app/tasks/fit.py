@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,8 +49,6 @@ def run(config: DictConfig) -> None:
     announce(config, model, resume)
     trainer = make_trainer(config)
     trainer.fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=True)
-    if trainer.interrupted:
-        sys.exit(130)
     metrics = trainer.callback_metrics
     if trainer.is_global_zero and "val/psnr" in metrics:
         psnr, bicubic = metrics["val/psnr"].item(), metrics["val/bicubic_psnr"].item()
