@@ -150,7 +150,8 @@ def nearest(coord: Tensor, size: Size) -> Tensor:
     """Return the flat row-major index of the latent cell that holds each coordinate.
 
     The position ``((c + 1) n - 1) / 2`` is rounded half to even, like
-    ``grid_sample(mode="nearest", align_corners=False)``, and clamped to the grid. NaN counts as the first row or column.
+    ``grid_sample(mode="nearest", align_corners=False)``, and clamped to the grid. NaN counts as the
+    first row or column.
 
     Args:
         coord: (..., 2) as (y, x).
