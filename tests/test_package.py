@@ -1,26 +1,44 @@
-"""The wheel, installed where nothing else is: its contents, its command, its extras."""
+"""The package as it is shipped: metadata, and the wheel, installed where nothing else is."""
 
 import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
+from itertools import chain
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from PIL import Image
 
 import lmf
 
 from .conftest import ROOT, TINY
 
-pytestmark = pytest.mark.slow
-
 # What a checkout holds beside its sources.
 IGNORED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "wandb", "site")
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
+
+
+def test_every_dependency_has_a_tested_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    required = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    tested = dict(line.split("==") for line in lines if not line.startswith("#"))
+    tested = {canonicalize_name(name): version for name, version in tested.items()}
+    for requirement in map(Requirement, required):
+        assert requirement.specifier.contains(tested[canonicalize_name(requirement.name)]), requirement
+
+
+def test_the_version_is_the_same_everywhere():
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == lmf.__version__
+    assert f"\n## {lmf.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def succeed(*command, **options):
@@ -70,6 +88,7 @@ def files(folder, *patterns):
     return {str(path.relative_to(folder)) for pattern in patterns for path in folder.rglob(pattern)}
 
 
+@pytest.mark.slow
 def test_what_is_in_the_wheel(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     wanted = {f"lmf/{name}" for name in files(ROOT / "lmf", "*.py", "*.cpp", "*.h", "*.safetensors", "*.yaml")}
@@ -81,6 +100,7 @@ def test_what_is_in_the_wheel(wheel):
     assert wheel.name.startswith(f"lmf-{lmf.__version__}-")
 
 
+@pytest.mark.slow
 def test_the_base_install_enlarges(environment, tmp_path):
     small = np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8)
     Image.fromarray(small).save(tmp_path / "photo (1).png")
@@ -91,6 +111,7 @@ def test_the_base_install_enlarges(environment, tmp_path):
     assert run(environment, tmp_path, "--version").stdout == f"lmf {lmf.__version__}\n"
 
 
+@pytest.mark.slow
 def test_training_is_an_extra(environment, wheel, tmp_path):
     done = run(environment, tmp_path, "experiment=lmf_edsr", check=False)
     assert (done.returncode, done.stderr) == (1, "ERROR: hydra is not installed: pip install 'lmf[train]'\n")

@@ -1,8 +1,8 @@
-"""Trained models in the box: each a ``.safetensors`` with its card inside, and its CMSR tables beside it."""
+"""Pretrained models: each a ``.safetensors`` file with its card inside, and its CMSR tables beside it."""
 
 from pathlib import Path
 
 
 def bundled() -> dict[str, Path]:
-    """The files by the names that `lmf.load` takes."""
+    """The pretrained models' files by the names that `lmf.load` takes."""
     return {file.stem: file for file in sorted(Path(__file__).parent.glob("*.safetensors"))}
