@@ -12,4 +12,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with pipeline.explained():
+        main()

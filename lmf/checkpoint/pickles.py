@@ -18,13 +18,17 @@ from torch import Tensor
 from lmf.errors import UserError, one_line
 
 # Scores and step counts are often stored as NumPy scalars and arrays. Rebuilding these runs no code of the file.
+_MAKERS: list[Any] = [np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]]
 _NUMPY: list[Any] = [
     np.ndarray,
     np.dtype,
     *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"},
-    *((getattr(np._core.multiarray, name), f"numpy.{core}.multiarray.{name}")
-      for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
-]  # fmt: skip
+    *(
+        (make, f"numpy.{core}.multiarray.{make.__name__}")  # NumPy 1 and 2
+        for core in ("core", "_core")
+        for make in _MAKERS
+    ),
+]
 
 _SIGNATURES = {
     b"version https://git-lfs": "a Git LFS pointer; `git lfs pull` fetches the file",

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmf import grid
+from lmf.errors import UserError
 from lmf.kernels.enlarge import enlarge
 from lmf.region import Layer, Region
 
@@ -51,7 +52,7 @@ class Decoder(nn.Module):
     def __init__(self, in_channels: int, skip: Skip = "none", clip_scale: float | None = None) -> None:
         super().__init__()
         if skip not in get_args(Skip):
-            raise ValueError(f"skip must be one of {get_args(Skip)}, got {skip!r}")
+            raise UserError(f"skip must be one of {get_args(Skip)}, got {skip!r}")
         self.in_channels = in_channels
         self.skip = skip
         self.clip_scale = clip_scale

@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
 
+from lmf.errors import UserError
 from lmf.training.ranks import is_rank_zero
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ def wandb_logger(
         options: for ``wandb.init``: project, name, group, tags, ...
     """
     if mode not in ("online", "offline", "disabled"):
-        raise ValueError(f"W&B mode must be online, offline or disabled, got {mode!r}")
+        raise UserError(f"W&B mode must be online, offline or disabled, got {mode!r}")
     if mode == "disabled":
         return None
     import wandb

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from lmf.app import runs
 from lmf.app.tasks.common import check_data, load, save_config
 from lmf.app.tasks.trainer import make_trainer
 from lmf.training.module import SRModule
 from lmf.training.results import Results
 
+log = logging.getLogger(__name__)
+
 
 def run(config: DictConfig) -> None:
     output = Path(config.paths.output)
+    runs.check_output(output)
+    title = str(config.ckpt_path or config.name)
     model = load(config)
     datamodule = instantiate(config.data, **({} if config.scale is None else {"scales": [config.scale]}))
     check_data(datamodule, "test")
@@ -23,7 +29,7 @@ def run(config: DictConfig) -> None:
     module = SRModule(model, seed=config.seed)
     trainer = make_trainer(config)
     trainer.test(module, datamodule=datamodule, verbose=False)
-    report(trainer, output, title=str(config.ckpt_path or config.name))
+    report(trainer, output, title)
 
 
 def report(trainer: L.Trainer, output: Path, title: str) -> None:
@@ -32,3 +38,4 @@ def report(trainer: L.Trainer, output: Path, title: str) -> None:
         results = Results.collect(trainer.datamodule.test_sets, trainer.callback_metrics)  # type: ignore[attr-defined]
         results.save(output)
         results.show(title)
+        log.info(f"results: {output}")
