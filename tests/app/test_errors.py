@@ -7,7 +7,9 @@ import sys
 
 import pytest
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf, read_write
@@ -51,7 +53,7 @@ def test_instantiation_errors_show_their_root_cause():
     wrong = instantiation("torch.nn.Linear", in_features=1, out_features=1, colour=3)
     assert pipeline.explain(wrong).endswith("got an unexpected keyword argument 'colour'")
     with pytest.raises(Exception, match="nothing") as error:
-        OmegaConf.create({"a": "${nothing}"}).a
+        OmegaConf.to_container(OmegaConf.create({"a": "${nothing}"}), resolve=True)
     assert "nothing" in pipeline.explain(error.value)
 
 
@@ -87,12 +89,10 @@ def failing(monkeypatch):
     return make
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError("a bug"), OSError("a bug"), FileNotFoundError("a bug"), KeyError("a bug")]
-)
-def test_a_bug_passes_through_the_pipeline(compose, failing, caplog, error):
-    with pytest.raises(type(error), match="a bug"):
-        pipeline.run(compose(failing(error)))
+@pytest.mark.parametrize("kind", [ValueError, TypeError, OSError, FileNotFoundError, KeyError])
+def test_a_bug_passes_through_the_pipeline(compose, failing, caplog, kind):
+    with pytest.raises(kind, match="a bug"):
+        pipeline.run(compose(failing(kind("a bug"))))
     assert not caplog.records
 
 
@@ -110,10 +110,8 @@ def test_verbose_shows_the_traceback(compose, failing):
         pipeline.run(compose("hydra.verbose=true", failing(UserError("your file"))))
 
 
-def test_a_failed_job_of_a_multirun_is_noted_without_the_hint(compose, failing, caplog):
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
+def test_a_failed_job_of_a_multirun_is_noted_without_the_hint(compose, failing, caplog, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run.py", "-m"])
     config = compose(failing(UserError("your file")))
     hydra = HydraConfig.get()
     with read_write(hydra):
@@ -133,8 +131,8 @@ def test_a_failed_job_of_a_multirun_is_noted_without_the_hint(compose, failing, 
         (["schedule.scheduler.total_steps=-3"], "total_steps"),
         (["encoder.blocks=many"], "EDSR"),
         (["encoder.out_channels=0"], "out_channels must be at least 1"),
-        (["decoder=diif", "+decoder.slicing=none", "~decoder.depth", "~decoder.hyper"], "slicing must be one of"),
-        (["trainer.strategy=nonsense"], "nonsense"),
+        (["decoder=diif", "decoder.slicing=none"], "slicing must be one of"),
+        (["+trainer.strategy=nonsense"], "nonsense"),
         (["precision=7"], "7"),
         (["task=export", "output=a.safetensors", "ckpt_path=lm_liif_edsr", "card=nowhere.yaml"], "card=nowhere.yaml"),
         (["task=export", "output=a.safetensors", "ckpt_path=lm_liif_edsr", "results=[no.json]"], "results=no.json"),
@@ -143,7 +141,7 @@ def test_a_failed_job_of_a_multirun_is_noted_without_the_hint(compose, failing, 
 def test_mistakes_are_caught(compose, caplog, overrides, message):
     tiny = [] if "task=export" in overrides else TINY
     if "decoder=diif" in overrides:
-        tiny, overrides = [o for o in tiny if not o.startswith("decoder.")], overrides[:2]
+        tiny = [o for o in tiny if not o.startswith("decoder.")]
     with pytest.raises(SystemExit):
         pipeline.run(compose(*tiny, *overrides))
     (record,) = [r for r in caplog.records if r.levelname == "ERROR"]

@@ -13,6 +13,8 @@ LIIF = {
     "encoder": {"_target_": "lmf.encoders.EDSR", "out_channels": 4, "blocks": 1},
     "decoder": {"_target_": "lmf.decoders.LIIF", "in_channels": 4, "hidden": [8]},
 }
+TASKS = (("task=test",), ("task=upscale", "input=a.png", "scale=2"), ("task=calibrate",),
+         ("task=export", "output=a.safetensors"))  # fmt: skip
 UPSCALE = TASKS[1]
 
 
@@ -40,9 +42,7 @@ def test_without_an_experiment_upscaling_has_a_default(compose):
     assert common.checkpoint_file(compose(*UPSCALE)) == checkpoint.find("lm_liif_edsr")
 
 
-@pytest.mark.parametrize(
-    "task", [("task=test",), UPSCALE, ("task=calibrate",), ("task=export", "output=a.safetensors")]
-)
+@pytest.mark.parametrize("task", TASKS)
 def test_an_experiment_without_a_pretrained_model_needs_a_checkpoint(compose, liif, task):
     with pytest.raises(UserError, match=r"which model\? experiment=liif_edsr has no pretrained one; give ckpt_path"):
         common.load(compose(*task, "experiment=liif_edsr"))
@@ -61,11 +61,10 @@ def test_bicubic_needs_none(compose):
 
 
 def test_last_is_the_last_run_of_the_name(compose, liif, tmp_path):
-    """An experiment that is another name of one finds the runs of that."""
     last = tmp_path / "runs" / "lmf_edsr" / "a" / "checkpoints" / "last.ckpt"
     last.parent.mkdir(parents=True)
     last.write_bytes(liif.read_bytes())
-    for overrides in (["experiment=lm_liif_edsr"], ["experiment=lmf_edsr"], ["name=lmf_edsr"]):
+    for overrides in (["experiment=lmf_edsr"], ["name=lmf_edsr"], ["experiment=liif_edsr", "name=lmf_edsr"]):
         assert common.checkpoint_file(compose("task=test", "ckpt_path=last", *overrides)) == last
     with pytest.raises(UserError, match="no run of test yet; give experiment=NAME"):
         common.checkpoint_file(compose("task=test", "ckpt_path=last"))
@@ -96,9 +95,7 @@ def test_the_record_is_of_the_model_that_ran(compose, liif, tmp_path, caplog):
         ("decoder.skip=bilinear", "decoder.skip=bilinear"),
     ],
 )
-@pytest.mark.parametrize(
-    "task", [("task=test",), UPSCALE, ("task=calibrate",), ("task=export", "output=a.safetensors")]
-)
+@pytest.mark.parametrize("task", TASKS)
 def test_overrides_that_cannot_apply_are_named(compose, liif, task, override, named):
     size = ["decoder=liif", "encoder.blocks=1"] if "=" in override.partition(".")[2] else []
     with pytest.raises(UserError, match=f"{named}: cannot change the model of .*liif.safetensors"):
@@ -107,7 +104,7 @@ def test_overrides_that_cannot_apply_are_named(compose, liif, task, override, na
 
 def test_every_override_that_cannot_apply_is_named(compose, liif):
     overrides = ("encoder.blocks=3", "encoder.out_channels=4", "decoder=lm_lte")
-    with pytest.raises(UserError, match="encoder.blocks=3, decoder=lm_lte: cannot"):
+    with pytest.raises(UserError, match=r"encoder.blocks=3, decoder=lm_lte: cannot"):
         common.load(compose("task=test", f"ckpt_path={liif}", *overrides))
 
 
@@ -119,9 +116,9 @@ def test_overrides_that_agree_are_allowed(compose, liif):
 
 
 def test_an_experiment_of_another_model_is_refused(compose, liif):
-    with pytest.raises(UserError, match="experiment=lm_lte_edsr has the decoder .*LMLTE, .*liif.* holds a .*LIIF"):
+    with pytest.raises(UserError, match=r"experiment=lm_lte_edsr has the decoder .*LMLTE, .*liif.* holds a .*LIIF"):
         common.load(compose("task=test", "experiment=lm_lte_edsr", f"ckpt_path={liif}"))
-    with pytest.raises(UserError, match="experiment=liif_rdn has the encoder .*RDN"):
+    with pytest.raises(UserError, match=r"experiment=liif_rdn has the encoder .*RDN"):
         common.load(compose("task=test", "experiment=liif_rdn", f"ckpt_path={liif}"))
 
 
