@@ -5,6 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from lmf.app.tasks.common import device_of, load
+from lmf.errors import UserError
 from lmf.inference import files
 from lmf.precision import autocast
 
@@ -24,4 +25,4 @@ def run(config: DictConfig) -> None:
         autocast=autocast(config.precision, device),
     )
     if failed:
-        raise ValueError(f"{failed} of {len(jobs)} pictures failed; each is named above")
+        raise UserError(f"{failed} of {len(jobs)} pictures failed; each is named above")
