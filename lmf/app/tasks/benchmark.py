@@ -18,7 +18,7 @@ from rich.progress import track
 from lmf import checkpoint
 from lmf.app.tasks.common import build, device_of, make_renderer, save_config
 from lmf.app.tasks.trainer import quieten
-from lmf.benchmark import plots, runner, throughput
+from lmf.benchmark import plots, runner, tables, throughput
 from lmf.io.files import write_text
 from lmf.model import SRModel
 from lmf.training.module import SRModule
@@ -46,7 +46,7 @@ def run(config: DictConfig) -> None:
         rows = runner.count(models, runner.plan(models, sizes, task.scales, task.backends[:1]))
     runner.save(rows, output)
     plots.save(rows, output)
-    Console(width=max(Console().width, 100)).print(*runner.tables(rows))
+    Console(width=max(Console().width, 100)).print(*tables.benchmark_tables(rows))
     if task.time:
         peak, bandwidth = rows[0].peak_gflops, rows[0].peak_gbs
         log.info(

@@ -12,7 +12,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
 
-from lmf.benchmark.cost import STAGES, Cost, Latency, count, latency, table
+from lmf.benchmark.cost import STAGES, Cost, Latency, count, latency
+from lmf.benchmark.tables import cost_table
 from lmf.model import SRModel
 
 Every = Literal["fit", "validation", "test"]
@@ -103,7 +104,8 @@ class CostCallback(L.Callback):
 
     @rank_zero_only
     def show(self, costs: Sequence[Cost], latencies: Sequence[Latency], name: str) -> None:
-        get_console().print(table(costs, latencies, name))  # the console of the progress bar, which it must not tear
+        # The progress bar stays intact because this is its console.
+        get_console().print(cost_table(costs, latencies, name))
 
 
 def worst(own: Latency, trainer: L.Trainer, device: torch.device) -> Latency:
