@@ -18,8 +18,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from lmf import io
+<<<<<<< HEAD
 from lmf.benchmark.cost import process_peak
 from lmf.errors import UserError
+=======
+from lmf.benchmark.memory import process_peak
+>>>>>>> prose
 from lmf.grid import Size
 from lmf.inference import tiling
 from lmf.io.colour import from_network, to_network

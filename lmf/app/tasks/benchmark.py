@@ -19,8 +19,12 @@ from lmf import checkpoint
 from lmf.app import runs
 from lmf.app.tasks.common import build, device_of, make_renderer, save_config
 from lmf.app.tasks.trainer import quieten
+<<<<<<< HEAD
 from lmf.benchmark import plots, runner, throughput
 from lmf.errors import UserError
+=======
+from lmf.benchmark import plots, runner, tables, throughput
+>>>>>>> prose
 from lmf.io.files import write_text
 from lmf.model import SRModel
 from lmf.training.module import SRModule
@@ -49,7 +53,7 @@ def run(config: DictConfig) -> None:
         rows = runner.count(models, runner.plan(models, sizes, task.scales, task.backends[:1]))
     runner.save(rows, output)
     plots.save(rows, output)
-    Console(width=max(Console().width, 100)).print(*runner.tables(rows))
+    Console(width=max(Console().width, 100)).print(*tables.benchmark_tables(rows))
     if task.time:
         peak, bandwidth = rows[0].peak_gflops, rows[0].peak_gbs
         log.info(

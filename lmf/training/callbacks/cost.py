@@ -12,8 +12,13 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
 
+<<<<<<< HEAD
 from lmf.benchmark.cost import STAGES, Cost, Latency, count, latency, table
 from lmf.errors import UserError
+=======
+from lmf.benchmark.cost import STAGES, Cost, Latency, count, latency
+from lmf.benchmark.tables import cost_table
+>>>>>>> prose
 from lmf.model import SRModel
 from lmf.training.module import SRModule
 
@@ -104,7 +109,8 @@ class CostCallback(L.Callback):
 
     @rank_zero_only
     def show(self, costs: Sequence[Cost], latencies: Sequence[Latency], name: str) -> None:
-        get_console().print(table(costs, latencies, name))  # the console of the progress bar, which it must not tear
+        # The progress bar stays intact because this is its console.
+        get_console().print(cost_table(costs, latencies, name))
 
 
 def worst(own: Latency, trainer: L.Trainer, device: torch.device) -> Latency:
