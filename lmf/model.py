@@ -117,18 +117,18 @@ class SRModel(nn.Module):
             size: output (height, width) instead.
 
         Returns:
-            The same kind of picture: type, depth, mode, alpha (resized bicubically beside the colours).
+            The same kind of picture: type, depth, mode, alpha (enlarged like a grey picture), and what PIL images say
+            in ``info``: colour profile, EXIF, XMP, resolution.
 
         Raises:
             ValueError: scale or size missing, both given, or not positive.
             lmf.io.ImageError: a picture that cannot be understood.
         """
-        colour, restore = io.decompose(image)
-        size = target_size((colour.shape[-2], colour.shape[-1]), scale, size)
-        device = next((p.device for p in self.parameters()), colour.device)
+        planes, compose = io.decompose(image)
+        size = target_size((planes[0].shape[-2], planes[0].shape[-1]), scale, size)
+        device = next((p.device for p in self.parameters()), planes[0].device)
         with evaluating(self):
-            out = self.render(colour.to(device) * 2 - 1, (size[0], size[1]))
-        return restore((out / 2 + 0.5).clamp(0, 1))
+            return compose([self.render(plane.to(device) * 2 - 1, size) / 2 + 0.5 for plane in planes])
 
 
 @contextmanager
