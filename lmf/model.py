@@ -126,17 +126,17 @@ class SRModel(nn.Module):
             size: output (height, width), instead of ``scale``.
 
         Returns:
-            A picture of the same type, depth and mode. An alpha channel is resized bicubically.
+            A picture of the same type, depth and mode. Alpha is enlarged like a grey picture. PIL images keep colour
+            profile, EXIF, XMP and resolution.
 
         Raises:
             UserError: if neither or both of ``scale`` and ``size`` are given, or if one is not positive.
             lmf.io.ImageError: if the type, shape or mode of ``image`` is not supported.
         """
-        colour, restore = io.decompose(image)
-        size = target_size((colour.shape[-2], colour.shape[-1]), scale, size)
+        planes, compose = io.decompose(image)
+        size = target_size((planes[0].shape[-2], planes[0].shape[-1]), scale, size)
         with evaluating(self):
-            out = self.render(to_network(colour.to(self.device)), (size[0], size[1]))
-        return restore(from_network(out))
+            return compose([from_network(self.render(to_network(plane.to(self.device)), size)) for plane in planes])
 
 
 @dataclass(frozen=True)

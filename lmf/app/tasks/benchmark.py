@@ -19,12 +19,8 @@ from lmf import checkpoint
 from lmf.app import runs
 from lmf.app.tasks.common import build, device_of, make_renderer, save_config
 from lmf.app.tasks.trainer import quieten
-<<<<<<< HEAD
-from lmf.benchmark import plots, runner, throughput
-from lmf.errors import UserError
-=======
 from lmf.benchmark import plots, runner, tables, throughput
->>>>>>> prose
+from lmf.errors import UserError
 from lmf.io.files import write_text
 from lmf.model import SRModel
 from lmf.training.module import SRModule

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from omegaconf import DictConfig
 
 from lmf.app.tasks.common import device_of, load
@@ -11,7 +13,12 @@ from lmf.precision import autocast
 
 
 def run(config: DictConfig) -> None:
-    files.check_request(config.scale, config.size, config.format, config.quality)
+    options: dict[str, Any] = {
+        "quality": config.quality,
+        "subsampling": config.subsampling,
+        "max_pixels": config.max_pixels,
+    }
+    files.check_request(config.scale, config.size, config.format, **options)
     jobs = files.plan(config.input, config.output, config.scale, config.size, config.format, config.overwrite)
     size = list(config.size) if config.size else None
     device = device_of(config)
@@ -20,7 +27,7 @@ def run(config: DictConfig) -> None:
         jobs,
         scale=config.scale,
         size=size,
-        quality=config.quality,
+        **options,
         tile=config.tile,
         autocast=autocast(config.precision, device),
     )

@@ -12,13 +12,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
 
-<<<<<<< HEAD
-from lmf.benchmark.cost import STAGES, Cost, Latency, count, latency, table
-from lmf.errors import UserError
-=======
 from lmf.benchmark.cost import STAGES, Cost, Latency, count, latency
 from lmf.benchmark.tables import cost_table
->>>>>>> prose
+from lmf.errors import UserError
 from lmf.model import SRModel
 from lmf.training.module import SRModule
 
