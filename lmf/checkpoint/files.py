@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,6 +70,7 @@ def save(
 
     Raises:
         UserError: a model that `build` did not make, so that its config is unknown.
+        OSError: disk full and the like; what was at ``path`` before is untouched.
     """
     if model.config is None:
         raise UserError("this model has no config; make it with lmf.checkpoint.build to save it")
@@ -78,7 +80,12 @@ def save(
     with replacing(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # of a new file; safetensors makes its own readable by the owner alone
-        save_file(state, temporary, metadata)
+        try:
+            save_file(state, temporary, metadata)
+        except SafetensorError as error:  # of the disk, with its number in the text alone
+            if number := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+            raise
         temporary.chmod(mode)
 
 

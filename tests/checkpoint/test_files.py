@@ -1,5 +1,7 @@
+import errno
 import json
 import pickle
+import resource
 
 import pytest
 import torch
@@ -56,6 +58,19 @@ def test_save_leaves_nothing_behind_when_it_fails(model, tmp_path, monkeypatch):
         checkpoint.save(model, tmp_path / "m.safetensors")
     assert (tmp_path / "m.safetensors").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_disk_error_while_saving_has_its_number(model, tmp_path):
+    """A real one: no file of this process may grow beyond a page."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        with pytest.raises(OSError, match="File too large") as error:
+            checkpoint.save(model, tmp_path / "m.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.value.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_authors_pth_and_notes(tmp_path, capsys):
