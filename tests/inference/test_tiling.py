@@ -232,9 +232,10 @@ def test_the_task_takes_tile_and_precision(compose, tmp_path, caplog):
     model.config = parts
     save(model, tmp_path / "m.safetensors")
     out = {}
+    tiny = [option for option in TINY_RUN if not option.startswith(("encoder.", "decoder."))]
     for name, options in {"whole": [], "tiles": ["tile=10"], "bf16": ["precision=bf16-mixed"]}.items():
         caplog.set_level("INFO")
-        pipeline.run(compose(*TINY_RUN, "task=upscale", f"ckpt_path={tmp_path / 'm.safetensors'}", f"input={lr}",
+        pipeline.run(compose(*tiny, "task=upscale", f"ckpt_path={tmp_path / 'm.safetensors'}", f"input={lr}",
                              f"output={tmp_path / name}.png", "scale=2", *options))  # fmt: skip
         out[name] = io.read(tmp_path / f"{name}.png").astype(int)
     assert np.abs(out["tiles"] - out["whole"]).max() <= 1
