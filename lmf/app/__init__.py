@@ -1,1 +1,4 @@
-"""The command: configs, run folders, sweeps and tasks. Nothing below sees a config object."""
+"""The command line: configs, run folders, sweeps and tasks.
+
+No other package receives a config object.
+"""

@@ -1,6 +1,6 @@
-"""The command ``lmf``: subcommands for everyday use, and Hydra's overrides for everything.
+"""The command ``lmf``: subcommands for common jobs, and Hydra overrides for everything else.
 
-The subcommands need only the base install. Everything else is ``KEY=VALUE``, composed from the configs by Hydra.
+The subcommands need only the base install. All other arguments have the form ``KEY=VALUE`` and need ``lmf[train]``.
 """
 
 from __future__ import annotations
@@ -24,24 +24,30 @@ from lmf.errors import UserError, needed, one_line
 log = logging.getLogger(__name__)
 
 HELP = """\
-Enlarges pictures by any factor, and trains and measures the models that do it.
+Enlarge pictures by any factor. Train and evaluate the models that do it.
 
-  lmf upscale photo.jpg --scale 3.7      enlarge a picture, a folder or several; lmf upscale --help
-  lmf models                             the pretrained models
-  lmf KEY=VALUE ...                      everything else, by configs:
+  lmf upscale photo.jpg --scale 3.7      enlarge pictures or folders; see lmf upscale --help
+  lmf models                             list the pretrained models
+  lmf KEY=VALUE ...                      run a task with a config:
 
   lmf experiment=lmf_edsr                train a model
   lmf task=test ckpt_path=RUN            measure it; tasks: fit, test, upscale, calibrate, benchmark, export
   lmf task=upscale input=photo.jpg scale=3.7
-  lmf -m experiment=lmf_edsr seed=0,1,2  several jobs
+  lmf -m experiment=lmf_edsr seed=0,1,2  run several jobs
 
   lmf experiment=lmf_edsr --cfg job      show the config of a job without running it
-  lmf --hydra-help                       the options of the form KEY=VALUE
+  lmf --hydra-help                       explain the KEY=VALUE form
   lmf --version"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command with ``arguments``, by default those of the process; exits with 1 at the user's errors."""
+    """Run the command.
+
+    A `UserError` is printed as one line and ends the process with status 1, Ctrl-C ends it with status 130.
+
+    Args:
+        arguments: command-line arguments; those of the process by default.
+    """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     first = arguments[0] if arguments else "--help"
     try:
@@ -60,21 +66,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def fail(message: str, status: int = 1) -> NoReturn:
+    """Print ``message`` as an error and exit with ``status``."""
     print(f"ERROR: {message}", file=sys.stderr)
     sys.exit(status)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are one line."""
+    """An argument parser that reports an error as one line."""
 
     def error(self, message: str) -> NoReturn:
+        """Print ``message`` and exit with status 2."""
         fail(f"{message} ({self.prog} --help)", status=2)
 
 
 def upscale(arguments: Sequence[str]) -> None:
-    """``lmf upscale``: enlarges files with the same functions as ``task=upscale``."""
+    """Run ``lmf upscale``, which enlarges files with the same functions as ``task=upscale``.
+
+    Raises:
+        UserError: if an option is invalid, two inputs have the same output, or a picture fails.
+    """
     options = upscale_parser().parse_args(arguments)
-    from lmf.inference import files  # not before --help
+    from lmf.inference import files  # imported late so that --help is fast
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     files.check_request(options.scale, options.size, options.format, options.quality)
@@ -91,23 +103,24 @@ def upscale(arguments: Sequence[str]) -> None:
     pairs = [(file, destination) for destination, file in jobs.items()]
     failed = files.run(model, pairs, scale=options.scale, size=options.size, quality=options.quality, tile=options.tile)
     if failed:
-        raise UserError(f"{failed} of {len(pairs)} pictures failed; each is named above")
+        raise UserError(f"{failed} of {len(pairs)} pictures failed; the errors are listed above")
 
 
 def upscale_parser() -> Parser:
+    """Return the argument parser of ``lmf upscale``."""
     parser = Parser(
         prog="lmf upscale",
-        description="Enlarges pictures. Names are taken as they are, whatever characters they hold.",
+        description="Enlarge pictures. File names may contain any characters.",
         allow_abbrev=False,
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="a picture, a folder, or a glob in quotes")
-    how_much = parser.add_mutually_exclusive_group(required=True)
-    how_much.add_argument("-s", "--scale", type=float, help="factor on both sides: any positive number, such as 3.7")
-    how_much.add_argument(
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("-s", "--scale", type=float, help="factor for both sides, any positive number, such as 3.7")
+    target.add_argument(
         "--size",
         type=size,
         metavar="WIDTHxHEIGHT",
-        help="of the output in pixels, width first as for screens: 1080x1920 is a tall picture",
+        help="output size in pixels, width first: 1080x1920 is a tall picture",
     )
     parser.add_argument(
         "-o", "--output", default="upscaled", help="a folder, or a file name for one input (default: %(default)s)"
@@ -118,24 +131,36 @@ def upscale_parser() -> Parser:
         default="lm_liif_edsr",
         help="a name from `lmf models`, a run folder or a checkpoint (default: %(default)s)",
     )
-    parser.add_argument("--format", help="png, jpg, webp or tif (default: that of the input)")
-    parser.add_argument("--quality", type=int, default=95, help="of jpg and webp, 1 to 100 (default: %(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist; they are kept otherwise")
+    parser.add_argument("--format", help="png, jpg, webp or tif (default: the format of the input)")
+    parser.add_argument(
+        "--quality", type=int, default=95, help="quality of jpg and webp, 1 to 100 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace existing outputs (default: skip their inputs)"
+    )
     parser.add_argument(
         "--tile",
         type=int,
         default=768,
-        help="side of what is computed at once, in input pixels; smaller needs less memory (default: %(default)s)",
+        help="side of a tile in input pixels; smaller tiles need less memory (default: %(default)s)",
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: an accelerator if there is one)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: an accelerator if available)")
     parser.add_argument(
-        "--trust", action="append", default=[], metavar="PACKAGE", help="a package whose classes a checkpoint may name"
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="allow checkpoints to use classes of this package; may be repeated",
     )
     return parser
 
 
 def size(text: str) -> tuple[int, int]:
-    """(height, width) from ``WIDTHxHEIGHT``."""
+    """Parse ``WIDTHxHEIGHT`` into (height, width).
+
+    Raises:
+        argparse.ArgumentTypeError: if ``text`` is not of this form.
+    """
     width, x, height = text.lower().partition("x")
     if not (x and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT in pixels, such as 1080x1920, got {text!r}")
@@ -143,7 +168,11 @@ def size(text: str) -> tuple[int, int]:
 
 
 def device(name: str | None) -> torch.device:
-    """The device called ``name``; without a name an accelerator if there is one."""
+    """Return the device called ``name``, by default an accelerator if one is available.
+
+    Raises:
+        UserError: if PyTorch cannot use the device.
+    """
     if name is None:
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
@@ -154,12 +183,12 @@ def device(name: str | None) -> torch.device:
 
 
 def models(arguments: Sequence[str]) -> None:
-    """``lmf models``: the pretrained models and what their cards say."""
-    parser = Parser(prog="lmf models", description="Lists the pretrained models.", allow_abbrev=False)
+    """Run ``lmf models``, which lists the pretrained models with the facts on their cards."""
+    parser = Parser(prog="lmf models", description="List the pretrained models.", allow_abbrev=False)
     parser.parse_args(arguments)
     cards = lmf.list_models()
     measured = dict.fromkeys(key for card in cards.values() for key in card.get("results", {}) if key.endswith("_x4"))
-    table = Table(box=SIMPLE_HEAD, caption="of test sets: PSNR in dB at x4", caption_justify="left")
+    table = Table(box=SIMPLE_HEAD, caption="test sets: PSNR in dB at x4", caption_justify="left")
     for heading in ("model", "encoder", "decoder", "parameters", *(key.removesuffix("_x4") for key in measured)):
         table.add_column(heading, no_wrap=True)
     for name, card in cards.items():
@@ -179,7 +208,11 @@ SUBCOMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"upscale": upscale, "
 
 
 def compose_and_run(arguments: Sequence[str]) -> None:
-    """The form ``KEY=VALUE``: Hydra composes the config, `lmf.app.pipeline` runs it."""
+    """Compose a config from ``KEY=VALUE`` arguments with Hydra and run its task.
+
+    Raises:
+        MissingExtra: if the extra ``train`` is not installed.
+    """
     with needed("train"):
         import hydra
 
@@ -191,7 +224,11 @@ def compose_and_run(arguments: Sequence[str]) -> None:
 
 
 def check_launcher(arguments: Sequence[str]) -> None:
-    """Says what to install for a launcher that is not there; Hydra would say only that it does not know its name."""
+    """Check that the chosen launcher is installed. Hydra would only report an unknown name.
+
+    Raises:
+        MissingExtra: if the extra ``sweep`` is not installed.
+    """
     for argument in arguments:
         key, _, value = argument.partition("=")
         if key == "launcher" and value.partition("_")[0] in ("joblib", "submitit"):
@@ -200,13 +237,13 @@ def check_launcher(arguments: Sequence[str]) -> None:
 
 
 def conf_folder() -> Path:
-    """The folder of the configs: in the package where it is installed, beside it in a checkout.
+    """Return the folder of the configs: inside an installed package, beside the package in a checkout.
 
     Raises:
-        UserError: neither is there.
+        UserError: if neither folder exists.
     """
     package = Path(lmf.__file__).parent
     for folder in (package / "conf", package.parent / "conf"):
         if (folder / "config.yaml").is_file():
             return folder
-    raise UserError(f"{package / 'conf'}: the configs are missing; install lmf again")
+    raise UserError(f"{package / 'conf'}: the config folder is missing; reinstall lmf")

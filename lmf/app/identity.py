@@ -1,4 +1,4 @@
-"""What the outcome of a job depends on, as one hash."""
+"""One hash of everything that the result of a job depends on."""
 
 from __future__ import annotations
 
@@ -20,42 +20,50 @@ from lmf.app.tasks.common import source
 from lmf.errors import UserError
 from lmf.renderers.cmsr import tables
 
-# Parts of the config whose strings can be paths of what a job reads.
+# Top-level keys whose strings may be paths of files that a job reads.
 READ = ("input", "card", "results", "renderer", "encoder", "decoder", "estimator", "data")
 
 
 def identity(config: DictConfig) -> str:
-    """A hash of what a job's outcome depends on: config, code, and every file and folder that the config names."""
+    """Return a hash of the config, the code, and every file and folder that the config names.
+
+    Returns:
+        16 hexadecimal digits. Two jobs with the same hash have the same result.
+    """
     content = OmegaConf.to_container(config, resolve=False)
     assert isinstance(content, dict)
-    own = {key: value for key, value in content.items() if key not in ("hydra", "paths")}
+    options = {key: value for key, value in content.items() if key not in ("hydra", "paths")}
     states = {str(path): state(path) for path in sources(config)}
-    known = [own, states, version.fingerprint()]
-    return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    inputs = [options, states, version.fingerprint()]
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def sources(config: DictConfig) -> list[Path]:
-    """The files and folders that the job of ``config`` reads.
+    """Return the files and folders that the job of ``config`` reads.
 
     These are its models (``ckpt_path``, ``pretrained``, ``init_from``, ``task.models``) with their CMSR tables, the
-    source files of classes that are not ours, and whatever else in the config is the path of a file, a folder of
-    pictures or a glob.
+    source files of classes outside ``lmf``, and all other values under `READ` that are a path or a glob.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     models = [config.get("init_from"), *config.task.get("models", [])]
     with suppress(UserError):
         models.append(None if config.task.name == "fit" and config.ckpt_path == "last" else source(config))
     for model in filter(None, models):
         with suppress(UserError):
             file = checkpoint.find(model)
-            found += [file, tables.beside(file)]
+            paths += [file, tables.beside(file)]
     for text in texts(config, READ):
-        found += named(text)
-    return found
+        paths += named(text)
+    return paths
 
 
 def texts(node: DictConfig | ListConfig, keys: Iterable[Any] | None = None) -> Iterator[str]:
-    """Every string under ``keys``, by default all, of a config. What cannot be resolved is left out."""
+    """Yield every string in a config. Values that cannot be resolved are skipped.
+
+    Args:
+        node: the config or a part of it.
+        keys: keys of ``node`` to look under; all by default.
+    """
     if keys is None:
         keys = list(node) if isinstance(node, DictConfig) else range(len(node))
     for key in keys:
@@ -69,7 +77,11 @@ def texts(node: DictConfig | ListConfig, keys: Iterable[Any] | None = None) -> I
 
 
 def named(text: str) -> list[Path]:
-    """The files and folders that a string in a config names: a path, a glob, or a class in a file outside lmf."""
+    """Return the files and folders that a string in a config names.
+
+    Args:
+        text: a path, a glob, or the dotted name of a class. The source files of ``lmf`` are left out.
+    """
     if glob.has_magic(text):
         return [Path(name) for name in sorted(glob.glob(text, recursive=True))]
     with suppress(OSError, ValueError):
@@ -85,7 +97,7 @@ def named(text: str) -> list[Path]:
 
 
 def state(path: Path) -> list[Any]:
-    """Size and time of a file, or of every file in a folder."""
+    """Return [name, size in bytes, modification time in ns] of a file, or of every file in a folder."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     stats = [(str(file), file.stat()) for file in files if file.is_file()]
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]

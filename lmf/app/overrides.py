@@ -1,4 +1,4 @@
-"""Overrides of the command line: file names quoted where Hydra's grammar needs it, and overrides as keys and values."""
+"""Command-line overrides: quotes file names for Hydra's grammar and splits overrides into keys and values."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from hydra.errors import HydraException
 
 from lmf.errors import UserError
 
-# The last part of keys whose value is a path, besides all of ``paths``.
+# Last part of the keys whose value is a path. All keys under ``paths`` are paths too.
 PATHS = {"input", "output", "ckpt_path", "init_from", "pretrained", "card", "root", "val_root", "tables", "dir"}
 
 
 def quoted(arguments: Sequence[str]) -> list[str]:
-    """``arguments`` of the command for Hydra: overrides first, then options; paths quoted where its grammar needs it.
+    """Convert command-line arguments to arguments that Hydra can parse.
 
-    A path that already is a quoted string, a list, an interpolation, or under ``-m`` a sweep, stays.
+    Overrides come first, then options. A path is quoted if Hydra's grammar needs it. A path that already is a quoted
+    string, a list, an interpolation or, with ``-m``, a sweep does not change.
 
     Raises:
-        UserError: an argument that is no override; the message says how to write it.
+        UserError: if an argument is not an override. The message says how to write it.
     """
     known, others = get_args_parser().parse_known_args(list(arguments))
     overrides = known.overrides + [a for a in others if not a.startswith("-")]  # argparse wants them in one piece
@@ -34,7 +35,15 @@ def quoted(arguments: Sequence[str]) -> list[str]:
 
 
 def readable(argument: str, multirun: bool) -> str:
-    """One override in a form that Hydra's grammar takes; see `quoted`."""
+    """Convert one override to a form that Hydra can parse, see `quoted`.
+
+    Args:
+        argument: the override.
+        multirun: whether a comma may separate the values of a sweep.
+
+    Raises:
+        UserError: if ``argument`` is not an override.
+    """
     override = parsed(argument)
     key, equals, value = argument.partition("=")
     if not equals:
@@ -52,19 +61,20 @@ def readable(argument: str, multirun: bool) -> str:
                 return candidate
     if override is None:
         raise UserError(
-            f'cannot read {argument}: quote what holds special characters, as in "{key}={quote("a (1), b")}"; '
-            "`lmf upscale FILE` takes file names as they are"
+            f'cannot read {argument}: quote values with special characters, as in "{key}={quote("a (1), b")}"; '
+            "`lmf upscale FILE` needs no quotes"
         )
     return argument
 
 
 def is_path(key: str) -> bool:
+    """Return whether the value of ``key`` is a path."""
     key = key.lstrip("+")
     return key.startswith("paths.") or key.rpartition(".")[2] in PATHS
 
 
 def misread(override: Override, value: str, multirun: bool) -> bool:
-    """Whether Hydra takes the path ``value`` for something else: a number, a choice, a name without its spaces."""
+    """Return whether Hydra would parse the path ``value`` as a number or a sweep, or strip its spaces."""
     if override.is_sweep_override():
         simple = override.value_type is ValueType.SIMPLE_CHOICE_SWEEP  # a,b
         return simple and (not multirun or Path(value).expanduser().exists())
@@ -75,12 +85,15 @@ def misread(override: Override, value: str, multirun: bool) -> bool:
 
 
 def quote(value: str) -> str:
-    """``value`` as a string of Hydra's grammar. Backslashes are doubled only before quotes and at the end."""
+    """Return ``value`` as a quoted string of Hydra's grammar.
+
+    The grammar requires backslashes to be doubled only before quotes and at the end.
+    """
     return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value) + "'"
 
 
 def parsed(argument: str) -> Override | None:
-    """``argument`` as Hydra reads it; None if it cannot."""
+    """Parse ``argument`` with Hydra's grammar; return None if that fails."""
     try:
         return OverridesParser.create().parse_override(argument)
     except HydraException:
@@ -88,15 +101,17 @@ def parsed(argument: str) -> Override | None:
 
 
 def not_an_override(argument: str) -> str:
+    """Return the error message for an argument without ``=``."""
     if Path(argument).expanduser().exists():
-        return f"{argument}: a file alone is no command; to enlarge it: lmf upscale {quote(argument)} --scale 4"
-    return f"{argument}: neither a command nor KEY=VALUE; lmf --help lists what there is"
+        return f"{argument}: a file alone is not a command; to enlarge it: lmf upscale {quote(argument)} --scale 4"
+    return f"{argument}: neither a command nor KEY=VALUE; see lmf --help"
 
 
 def split(override: str) -> tuple[str, str]:
-    """Key and value: ``("data.root", "a=b, c")`` of ``+data.root='a=b, c'``; the value of ``~key`` is empty.
+    """Split an override into key and value.
 
-    A value may hold ``=``, and where it is quoted spaces and commas. The quotes are removed.
+    ``+data.root='a=b, c'`` becomes ``("data.root", "a=b, c")``. The value may contain ``=`` and, if it is quoted,
+    spaces and commas. Quotes are removed. The value of ``~key`` is empty.
     """
     parsed = OverridesParser.create().parse_override(override)
     text, value = override.partition("=")[2], parsed.value()

@@ -1,4 +1,4 @@
-"""From a composed config to a finished task. Below `lmf.app.tasks` nothing sees a config object."""
+"""Runs the task of a composed config and reports its errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from lmf.training import loggers
 log = logging.getLogger(__name__)
 
 HINT = "hydra.verbose=true shows the traceback"
-# What the user or the machine has caused. Anything else is a bug and keeps its traceback.
+# Errors that the user or the machine has caused. All other errors are bugs and keep their traceback.
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException, MisconfigurationException)
 MACHINE_ERRORS = (MemoryError, torch.OutOfMemoryError)
 MACHINE_ERRNOS = {
@@ -38,18 +38,26 @@ MACHINE_ERRNOS = {
     errno.EROFS, errno.EACCES, errno.EPERM,  # read-only, not permitted
     errno.ENODEV, errno.ENXIO, errno.EIO, errno.ESTALE,  # no device, broken device
     errno.EMFILE, errno.ENFILE, errno.EBUSY,  # too many open files
-    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP,  # a name that cannot be used
+    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP,  # unusable file names
 }  # fmt: skip
 
 
 class JobError(CompactHydraException):
-    """A job of a multirun that failed for a reason its message gives."""
+    """Raised for a failed job of a multirun; the message gives the reason on one line."""
 
 
 def run(config: DictConfig) -> None:
-    """Runs ``config.task.run``. What the user or the machine has caused becomes one line and exit status 1.
+    """Run the function that ``config.task.run`` names.
 
-    ``hydra.verbose=true`` shows the traceback instead.
+    Errors that the user or the machine has caused are logged as one line, and the process exits with status 1. In a
+    multirun the job fails and the other jobs continue. ``hydra.verbose=true`` shows the traceback instead. After a
+    signal the exit status is 128 + its number.
+
+    Args:
+        config: the composed config. All random generators are seeded with ``config.seed``.
+
+    Raises:
+        JobError: if a job of a multirun fails.
     """
     if sweep.finished(config):
         log.info(f"finished before; to run it again, delete {config.paths.output}")
@@ -71,7 +79,7 @@ def run(config: DictConfig) -> None:
         if message is None or HydraConfig.get().verbose:
             raise
         log.error(f"{message} ({HINT})")
-        if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs go on; Hydra reports at the end
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs continue; Hydra reports at the end
             raise JobError(message) from error
         sys.exit(1)
     finally:
@@ -79,9 +87,9 @@ def run(config: DictConfig) -> None:
 
 
 def signal_behind(error: BaseException) -> int:
-    """The number of the signal that ``error`` stands for, or 0.
+    """Return the number of the signal that caused ``error``, or 0.
 
-    On signals Lightning exits with status 0 or 1, which schedulers take for success or a failure.
+    After a signal Lightning exits with status 0 or 1, which a scheduler would take for success or a failure.
     """
     if isinstance(error, SIGTERMException):
         return signal.SIGTERM
@@ -91,7 +99,7 @@ def signal_behind(error: BaseException) -> int:
 
 
 def explain(error: BaseException) -> str | None:
-    """One line that says what the user or the machine has caused; None for a bug."""
+    """Return a one-line message for an error that the user or the machine has caused; None for a bug."""
     cause = root_cause(error)
     caused = isinstance(error, (*USER_ERRORS, *MACHINE_ERRORS)) or isinstance(cause, MACHINE_ERRORS)
     if not caused and not (isinstance(error, OSError) and error.errno in MACHINE_ERRNOS):
@@ -100,7 +108,7 @@ def explain(error: BaseException) -> str | None:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """What Hydra's instantiation errors wrap."""
+    """Return the error inside Hydra's instantiation errors, or ``error`` itself."""
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
         error = error.__cause__
     return error
@@ -108,11 +116,15 @@ def root_cause(error: BaseException) -> BaseException:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Around the whole command: what fails before or after `run`, in Hydra itself, is explained in one line as well."""
+    """Report errors outside `run`, such as those of Hydra, as one line too.
+
+    Within the block Hydra raises errors instead of printing them. ``HYDRA_FULL_ERROR`` or ``hydra.verbose=true``
+    keeps the traceback.
+    """
     if "HYDRA_FULL_ERROR" in os.environ or "hydra.verbose=true" in sys.argv:
         yield
         return
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints errors itself and exits
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # without it Hydra prints errors and exits
     try:
         yield
     except Exception as error:

@@ -1,6 +1,6 @@
-"""Run folders: where a job writes, which run is the last, and how the other ranks of a job find the same place.
+"""Run folders: chooses the folder of a job, finds the last run, and passes the folder to the other ranks.
 
-Importing this module registers the OmegaConf resolvers that conf/config.yaml uses.
+Importing this module registers the OmegaConf resolvers of conf/config.yaml.
 """
 
 from __future__ import annotations
@@ -28,23 +28,30 @@ from lmf.errors import UserError
 from lmf.io.files import cache_folder
 from lmf.training.ranks import end_with_parent
 
-# Lightning starts the other ranks of a node by running this program again; they read the folder from here.
+# Environment variable with the run folder. Lightning starts the other ranks of a node by running this program again,
+# and they read the folder from it.
 RUN_DIR = "LMF_RUN_DIR"
-# The process that started them, with which they end.
+# Environment variable with the id of the process that started the ranks. They end when it ends.
 FIRST_RANK = "LMF_FIRST_RANK"
-# The folder of the multirun that this process, or the one that started it, runs.
+# Environment variable with the folder of the current multirun.
 SWEEP_DIR = "LMF_SWEEP_DIR"
 LAST = Path("checkpoints", "last.ckpt")
 RESULTS = ("results.json", "benchmark.json")
-# What Lightning leaves in the environment when it has started ranks. It must not reach the next job of a sweep.
+# Variables that Lightning leaves in the environment after starting ranks. The next job of a sweep must not see them.
 _LAUNCHER = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", RUN_DIR, FIRST_RANK)
 
 
 def run_dir(runs: str, name: str, task: str, ckpt_path: str | None) -> str:
-    """The folder of this job: a new one, ``runs/name/time``.
+    """Return the folder of this job, by default a new folder ``runs/name/time``.
 
-    Only ``task=fit`` goes on in the folder of the run that ``ckpt_path`` (``last`` or a folder) names. Every other task
-    reads that run, and writes elsewhere.
+    Only ``task=fit`` continues in the folder of the run that it resumes. All other tasks read that run and write to a
+    new folder.
+
+    Args:
+        runs: parent folder of all runs.
+        name: name of the run.
+        task: name of the task.
+        ckpt_path: ``last``, a run folder, a file or None.
     """
     if RUN_DIR in os.environ:
         return os.environ[RUN_DIR]
@@ -57,28 +64,34 @@ def run_dir(runs: str, name: str, task: str, ckpt_path: str | None) -> str:
 
 
 def check_output(output: Path) -> None:
-    """Refuses to measure into a folder that another run has written to.
+    """Check that no other run has written to the folder ``output``.
 
     Raises:
-        UserError: it holds a training run or results. Jobs of a multirun may replace their own results.
+        UserError: if it holds a training run or results. Jobs of a multirun may replace their results.
     """
     if "LOCAL_RANK" in os.environ:  # the first rank has checked
         return
     if any(output.glob("checkpoints/*.ckpt")):
-        raise UserError(f"{output} holds a training run; results go into another folder, a new one by default")
+        raise UserError(f"{output} holds a training run; write results to another folder (a new one by default)")
     old = [output / name for name in RESULTS if (output / name).is_file()]
     if old and HydraConfig.get().mode != RunMode.MULTIRUN:
-        raise UserError(f"{old[0]} exists already; results go into another folder, a new one by default")
+        raise UserError(f"{old[0]} exists already; write results to another folder (a new one by default)")
 
 
 def last_run(folder: Path) -> Path | None:
-    """The run folder in ``folder`` whose resumable checkpoint is the newest."""
-    found = sorted(folder.glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime)
-    return found[-1].parent.parent if found else None
+    """Return the run folder in ``folder`` with the newest resumable checkpoint; None if there is none."""
+    checkpoints = sorted(folder.glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime)
+    return checkpoints[-1].parent.parent if checkpoints else None
 
 
 def sweep_dir(runs: str, name: str, overrides: Sequence[str]) -> str:
-    """The folder of the multirun that the command line ``overrides`` ask for: the same command has the same folder."""
+    """Return the folder of a multirun. The same command always has the same folder.
+
+    Args:
+        runs: parent folder of all runs.
+        name: name of the run.
+        overrides: overrides of the command line. The launcher does not change the folder.
+    """
     if SWEEP_DIR in os.environ:
         return os.environ[SWEEP_DIR]
     content = [o for o in overrides if not o.startswith("launcher=")]
@@ -86,15 +99,18 @@ def sweep_dir(runs: str, name: str, overrides: Sequence[str]) -> str:
 
 
 def sweep_name() -> str | None:
-    """The name of that folder; None outside multiruns."""
+    """Return the name of the current multirun's folder; None outside multiruns."""
     return Path(os.environ[SWEEP_DIR]).name if SWEEP_DIR in os.environ else None
 
 
 @cache
 def _new(parent: Path) -> str:
-    """A folder that did not exist, named by the time; the same one however often this process asks."""
+    """Create a new folder in ``parent``, named after the time, or after the job of an external launcher.
+
+    The result is cached, so this process always gets the same folder.
+    """
     external = os.environ.get("TORCHELASTIC_RUN_ID") or os.environ.get("SLURM_JOB_ID")
-    if external:  # every rank computes the name for itself
+    if external:  # all ranks must arrive at the same name
         restart = os.environ.get("SLURM_RESTART_COUNT", "")
         folder = parent / f"job-{external}{'-' + restart if restart else ''}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -107,45 +123,47 @@ def _new(parent: Path) -> str:
         except FileExistsError:
             continue
         return str(folder)
-    raise UserError(f"{parent}: too many run folders of this second; try again")
+    raise UserError(f"{parent}: more than 1000 run folders were created in this second; try again")
 
 
 @contextmanager
 def job(output: Path) -> Iterator[None]:
-    """Around a job that writes to ``output``: the ranks that Lightning starts run this job there, not all of a sweep.
+    """Prepare the environment of a job that writes to ``output``, and restore it afterwards.
 
-    Lightning re-executes ``sys.argv``; in a multirun that names every job.
+    Lightning starts the other ranks by executing ``sys.argv`` again. In a multirun this would run all jobs, so within
+    the block ``sys.argv`` describes the current job only.
     """
-    if "LOCAL_RANK" in os.environ:  # we are such a rank, or an external launcher started every rank
-        if FIRST_RANK in os.environ:  # the former
+    if "LOCAL_RANK" in os.environ:  # Lightning or an external launcher started this rank
+        if FIRST_RANK in os.environ:  # Lightning did
             end_with_parent(int(os.environ[FIRST_RANK]))
         yield
         return
     if multiprocessing.get_start_method(allow_none=True) == "loky":
-        multiprocessing.set_start_method(None, force=True)  # joblib's own way is for its processes, not data loaders
+        multiprocessing.set_start_method(None, force=True)  # joblib's method does not work for data loaders
     argv = sys.argv
     hydra = HydraConfig.get()
     os.environ[RUN_DIR] = str(output.absolute())
     os.environ[FIRST_RANK] = str(os.getpid())
     if hydra.mode == RunMode.MULTIRUN:
-        own = [o for o in hydra.overrides.hydra if not o.startswith(_SWEEP_ONLY)]
-        sys.argv = [argv[0], *flags(argv[1:]), *hydra.overrides.task, *own]
+        job_only = [o for o in hydra.overrides.hydra if not o.startswith(_SWEEP_ONLY)]
+        sys.argv = [argv[0], *flags(argv[1:]), *hydra.overrides.task, *job_only]
     try:
         with command_as_main():
             yield
     finally:
         sys.argv = argv
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()  # Lightning leaves it; the next job has other ranks
+            torch.distributed.destroy_process_group()  # Lightning keeps it, but the next job has other ranks
         for key in _LAUNCHER:
             os.environ.pop(key, None)
 
 
 @contextmanager
 def command_as_main() -> Iterator[None]:
-    """Within the block Lightning starts ranks with ``python -m lmf`` where this process is a launcher's worker.
+    """Make Lightning start ranks with ``python -m lmf`` in the worker processes of launchers too.
 
-    Lightning repeats the module that was started with ``-m``; in a worker of joblib or submitit that is theirs.
+    Lightning repeats the module that was started with ``-m``. In a worker of joblib or submitit this is a module of the
+    launcher.
     """
     main = sys.modules["__main__"]
     started = main.__spec__
@@ -153,7 +171,7 @@ def command_as_main() -> Iterator[None]:
         yield
         return
     path = os.environ.get("PYTHONPATH")
-    root = str(Path(lmf.__file__).parents[1])  # a checkout may be on the path of this process alone
+    root = str(Path(lmf.__file__).parents[1])  # a checkout may be on the path of this process only
     os.environ["PYTHONPATH"] = root if path is None else os.pathsep.join([path, root])
     main.__spec__ = importlib.util.find_spec("lmf.__main__")
     try:
@@ -167,7 +185,7 @@ def command_as_main() -> Iterator[None]:
 
 
 def flags(arguments: Sequence[str]) -> list[str]:
-    """Those command-line ``arguments`` that are neither overrides nor ``-m``: Hydra's flags and their values."""
+    """Return Hydra's flags and their values: all ``arguments`` except overrides and ``-m``."""
     flags = [a for a in arguments if a not in ("-m", "--multirun")]
     for override in get_args_parser().parse_known_args(arguments)[0].overrides:
         flags.remove(override)

@@ -1,7 +1,8 @@
-"""Multiruns that end with one table and one picture, and that pick up where they stopped.
+"""Multiruns: collects the results of all jobs into one table and plot, and skips jobs that have finished.
 
-Hydra gives every job a numbered folder in the sweep's. When a job ends, `SweepCallback` notes there how; a job that
-ended well is not run again by the same command, as long as its identity (see `lmf.app.identity`) is the same.
+Hydra gives every job a numbered folder inside the folder of the sweep. When a job ends, `SweepCallback` writes its
+outcome there. The same command does not repeat a job that succeeded unless its identity has changed (see
+`lmf.app.identity`).
 """
 
 from __future__ import annotations
@@ -50,19 +51,22 @@ FIGURES = (
 
 
 class SweepCallback(Callback):
-    """Keeps ``sweep.csv`` and ``pareto.png`` in the sweep's folder up to date, and prints the table at the end."""
+    """Updates ``sweep.csv`` and ``pareto.png`` after every job of a multirun and prints the table at the end."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Publish the folder of the sweep and register the final table."""
         folder = Path(str(config.hydra.sweep.dir)).absolute()
         os.environ[SWEEP_DIR] = str(folder)
-        # At exit, and not in on_multirun_end, which Hydra leaves out when a job has failed.
+        # Hydra does not call on_multirun_end after a job has failed.
         atexit.register(show, folder)
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Remove the note of an earlier attempt."""
         if config.hydra.mode == RunMode.MULTIRUN and not finished(config):
             (Path(config.hydra.runtime.output_dir) / NOTE).unlink(missing_ok=True)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Write the note of the job and collect all results so far."""
         if config.hydra.mode != RunMode.MULTIRUN:
             return
         folder = Path(config.hydra.runtime.output_dir)
@@ -73,12 +77,20 @@ class SweepCallback(Callback):
 
 
 def write_note(folder: Path, overrides: Sequence[str], error: str | None, identity: str) -> None:
+    """Write the outcome of a job to its folder.
+
+    Args:
+        folder: of the job.
+        overrides: of the job.
+        error: one-line message; None if the job succeeded.
+        identity: see `lmf.app.identity.identity`.
+    """
     note = {"overrides": list(overrides), "error": error, "identity": identity}
     write_text(folder / NOTE, json.dumps(note, indent=1) + "\n")
 
 
 def finished(config: DictConfig) -> bool:
-    """Whether the job at hand is one of a multirun that has run before and ended well."""
+    """Return whether this job of a multirun has already succeeded with the same identity."""
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
         return False
@@ -88,13 +100,13 @@ def finished(config: DictConfig) -> bool:
 
 @dataclass
 class SweepRow:
-    """One evaluation set that a job measured, or the job itself where it measured none.
+    """One row of the sweep's table: a result of a job, or a job without results.
 
     Attributes:
         job: number of the job.
-        choices: its overrides that are not the same in all jobs.
-        error: why it failed; empty if it did not.
-        result: what it measured.
+        choices: overrides of the job that differ between jobs.
+        error: one-line message; empty if the job succeeded.
+        result: result on one evaluation set; None if the job has no results.
     """
 
     job: str
@@ -103,23 +115,23 @@ class SweepRow:
     result: Result | None
 
     def columns(self) -> dict[str, Any]:
-        """The row as a flat dictionary."""
+        """Return the row as a flat dictionary."""
         measured = self.result.columns() if self.result else {}
         return {"job": self.job, **self.choices, "error": self.error, **measured}
 
 
 def collect(folder: Path) -> list[SweepRow]:
-    """Writes ``sweep.csv`` and ``pareto.png`` of the sweep in ``folder``, and returns its rows."""
+    """Write ``sweep.csv`` and ``pareto.png`` of the sweep in ``folder`` and return the rows."""
     jobs = sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
     notes = {job: read_note(job) for job in jobs}
     choices = {job: dict(map(split, note["overrides"])) for job, note in notes.items()}
-    keys = dict.fromkeys(key for own in choices.values() for key in own if key != "launcher")
-    swept = [key for key in keys if len({own.get(key) for own in choices.values()}) > 1]
+    keys = dict.fromkeys(key for chosen in choices.values() for key in chosen if key != "launcher")
+    swept = [key for key in keys if len({chosen.get(key) for chosen in choices.values()}) > 1]
     rows: list[SweepRow] = []
     for job, note in notes.items():
         results: Sequence[Result | None] = Results.load(job).rows if note["error"] is None else ()
-        own = {key: choices[job].get(key, "") for key in swept}
-        rows += [SweepRow(job.name, own, note["error"] or "", result) for result in results or (None,)]
+        varied = {key: choices[job].get(key, "") for key in swept}
+        rows += [SweepRow(job.name, varied, note["error"] or "", result) for result in results or (None,)]
     if not rows:
         return rows
     write_text(folder / "sweep.csv", csv_text([row.columns() for row in rows]))
@@ -135,20 +147,25 @@ def collect(folder: Path) -> list[SweepRow]:
 
 
 def read_note(job: Path) -> dict[str, Any]:
-    """How a job ended; for one that was killed what Hydra left."""
+    """Read the outcome of a job from its folder. A killed job has no note, only the overrides that Hydra saved.
+
+    Returns:
+        ``{"overrides": [...], "error": str or None}``, and ``"identity"`` if the job ended.
+    """
     if (job / NOTE).is_file():
-        return json.loads((job / NOTE).read_text())
+        note: dict[str, Any] = json.loads((job / NOTE).read_text())
+        return note
     started = job / ".hydra" / "overrides.yaml"
     overrides = OmegaConf.to_container(OmegaConf.load(started)) if started.is_file() else []
     return {"overrides": overrides, "error": "did not finish"}
 
 
 def draw(lines: Mapping[str, Sequence[Result]], path: Path) -> None:
-    """Plots PSNR over rendered share and over time, against HR and against dense rendering.
+    """Plot PSNR against HR and against dense rendering over the rendered share and over time.
 
     Args:
-        lines: results with the figures of `lmf.training.callbacks.CMSRCallback`, by the label of their line.
-        path: of the PNG.
+        lines: label of each line and its results, which have the columns of `lmf.training.callbacks.CMSRCallback`.
+        path: PNG file to write.
     """
     figure = Figure(figsize=(11, 8), layout="constrained")
     for i, axes in enumerate(figure.subplots(2, 2).flat):
@@ -170,13 +187,13 @@ def draw(lines: Mapping[str, Sequence[Result]], path: Path) -> None:
 
 
 def show(folder: Path) -> None:
-    """Prints the table of the sweep in ``folder``, collected once more."""
+    """Collect the results of the sweep in ``folder`` and print them as a table."""
     rows = collect(folder) if folder.is_dir() else []
     if not rows:
         return
     columns = [row.columns() for row in rows]
-    own = ["job", *rows[0].choices]
-    names = own + [name for name in FIGURES if name not in own and any(name in row for row in columns)]
+    keys = ["job", *rows[0].choices]
+    names = keys + [name for name in FIGURES if name not in keys and any(name in row for row in columns)]
     table = Table(title=str(folder))
     for name in names:
         table.add_column(name.replace("_", " ").replace(".", ". "))  # so that headings can wrap

@@ -1,4 +1,4 @@
-"""Which code is at work: the package's version, its commit where it lies in its own checkout, a hash of its sources."""
+"""Identifies the running code: package version, commit in a checkout, and a hash of the sources."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ PACKAGE = Path(lmf.__file__).resolve().parent
 
 
 def facts(package: Path = PACKAGE) -> dict[str, Any]:
-    """``version``; in a checkout of this project also ``commit``, and ``modified: True`` if it has changed since.
+    """Return the version of the package and, in a checkout of this project, its commit.
 
-    A package that is installed somewhere inside another repository has no commit.
+    Args:
+        package: folder of the package. A package installed inside another repository has no commit.
+
+    Returns:
+        ``{"version": ..., "commit": ..., "modified": True}``. ``commit`` exists only in a checkout, ``modified`` only
+        if files have changed since that commit.
     """
     version = {"version": lmf.__version__}
     top = _git(package, "rev-parse", "--show-toplevel")
@@ -34,7 +39,7 @@ def facts(package: Path = PACKAGE) -> dict[str, Any]:
 
 @cache
 def fingerprint() -> str:
-    """A hash of the package's source files and PyTorch's version: what results depend on beside config and data."""
+    """Return a hash of the package's source files and the version of PyTorch."""
     digest = hashlib.sha256(torch.__version__.encode())
     for path in sorted(p for suffix in ("py", "cpp", "h") for p in PACKAGE.rglob(f"*.{suffix}")):
         digest.update(f"{path.relative_to(PACKAGE)}\n".encode() + path.read_bytes())
@@ -42,14 +47,15 @@ def fingerprint() -> str:
 
 
 def _is_ours(pyproject: Path) -> bool:
+    """Return whether ``pyproject`` is the pyproject.toml of this project."""
     try:
-        return tomllib.loads(pyproject.read_text())["project"]["name"] == "lmf"
+        return bool(tomllib.loads(pyproject.read_text())["project"]["name"] == "lmf")
     except (OSError, ValueError, KeyError):
         return False
 
 
 def _git(folder: Path, *command: str) -> str | None:
-    """The output of a git command; None without git, a repository or success."""
+    """Return the output of a git command in ``folder``; None if it fails or git is not installed."""
     try:
         done = subprocess.run(["git", "-C", str(folder), *command], capture_output=True, check=True, text=True)
     except (OSError, subprocess.CalledProcessError):

@@ -151,7 +151,7 @@ def test_upscale_names_mistakes_in_one_line(pictures, capsys, arguments, status,
 def test_a_picture_that_fails_is_named_and_the_others_go_on(pictures, capsys):
     (pictures / "bad.png").write_bytes(b"no picture")
     code, message = fails(capsys, "upscale", "bad.png", "photo (1).png", "--scale", "2")
-    assert (code, message) == (1, "ERROR: 1 of 2 pictures failed; each is named above\n")
+    assert (code, message) == (1, "ERROR: 1 of 2 pictures failed; the errors are listed above\n")
     assert (pictures / "upscaled" / "photo (1)_x2.png").is_file()
 
 

@@ -44,7 +44,7 @@ def test_without_an_experiment_upscaling_has_a_default(compose):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_an_experiment_without_a_pretrained_model_needs_a_checkpoint(compose, liif, task):
-    with pytest.raises(UserError, match=r"which model\? experiment=liif_edsr has no pretrained one; give ckpt_path"):
+    with pytest.raises(UserError, match=r"which model\? experiment=liif_edsr has no pretrained model; give ckpt_path"):
         common.load(compose(*task, "experiment=liif_edsr"))
     assert type(common.load(compose(*task, "experiment=liif_edsr", f"ckpt_path={liif}")).decoder) is lmf.decoders.LIIF
 

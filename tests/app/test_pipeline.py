@@ -118,7 +118,7 @@ def test_bicubic_needs_no_checkpoint(compose, tmp_path):
     [
         (["task=test"], "which model"),
         (["task=test", "ckpt_path=nowhere.pth"], "nowhere.pth: no such checkpoint"),
-        (["ckpt_path=last"], "nothing to resume"),
+        (["ckpt_path=last"], "no run to resume"),
         (["ckpt_path=nowhere.ckpt"], "nowhere.ckpt: no such checkpoint"),
         (["data=folder", "data.root=nowhere"], "nowhere"),
         (["schedule.patch=200"], "smaller|small|at least"),

@@ -1,1 +1,1 @@
-"""What `run.py` can be asked to do, one task per module: ``run(config)``. conf/task names them."""
+"""The tasks of the command ``lmf``. Each module has one function ``run(config)``, which conf/task names."""

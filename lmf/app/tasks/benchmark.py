@@ -1,4 +1,4 @@
-"""Measuring what models cost."""
+"""Task ``benchmark``: measures time, MACs and memory of models."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig) -> None:
+    """Measure all models of ``config.task`` and write tables and plots to the run folder.
+
+    Raises:
+        UserError: if the run folder holds other results, or a model or size is invalid.
+    """
     task, output = config.task, Path(config.paths.output)
     runs.check_output(output)
     device = device_of(config)
@@ -53,8 +58,8 @@ def run(config: DictConfig) -> None:
     if task.time:
         peak, bandwidth = rows[0].peak_gflops, rows[0].peak_gbs
         log.info(
-            f"measured here: {peak:.1f} GFLOP/s (matrix product or convolution), {bandwidth:.1f} GB/s (copy); "
-            "they make the floor"
+            f"measured on this device: {peak:.1f} GFLOP/s (matrix product or convolution), {bandwidth:.1f} GB/s "
+            "(copy); the floor is computed from them"
         )
     if task.training:
         train(config, output)
@@ -62,7 +67,7 @@ def run(config: DictConfig) -> None:
 
 
 def train(config: DictConfig, output: Path) -> None:
-    """Writes ``training.json``: how fast the config's model trains on its data."""
+    """Measure the training throughput of the config's model and data, and write it to ``training.json``."""
     quieten()
     batches = config.task.batches
     data = instantiate(config.data.module, iterations=batches + throughput.WARMUP)
@@ -70,25 +75,34 @@ def train(config: DictConfig, output: Path) -> None:
 
     def trainer(**options: Any) -> L.Trainer:
         quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "limit_val_batches": 0, "logger": False}
-        return instantiate(config.trainer, max_epochs=-1, plugins=None, **quiet, **options)
+        made: L.Trainer = instantiate(config.trainer, max_epochs=-1, plugins=None, **quiet, **options)
+        return made
 
-    found = throughput.measure(module, data, batches, trainer)
-    write_text(output / "training.json", json.dumps(asdict(found), indent=1) + "\n")
+    speed = throughput.measure(module, data, batches, trainer)
+    write_text(output / "training.json", json.dumps(asdict(speed), indent=1) + "\n")
     log.info(
-        f"training, batches of {found.batch_size}: loader alone {found.loader_images_s:.1f} images/s "
-        f"({found.workers} workers), whole step {found.step_images_s:.1f} images/s; the loader needs "
-        f"{found.loader_share:.0%} of a step's time, {found.wait:.0%} of a step is spent without the model"
+        f"training, batches of {speed.batch_size}: loader alone {speed.loader_images_s:.1f} images/s "
+        f"({speed.workers} workers), whole step {speed.step_images_s:.1f} images/s; the loader needs "
+        f"{speed.loader_share:.0%} of a step's time, {speed.wait:.0%} of a step is spent outside the model"
     )
 
 
 def find(config: DictConfig, name: str) -> SRModel:
-    """The model that ``name`` of ``config.task.models`` means: one of its decoders, or a checkpoint."""
+    """Return the model called ``name`` in ``config.task.models``.
+
+    Args:
+        config: the config of the task.
+        name: a key of ``config.task.decoders``, which gives random weights, or anything `lmf.load` accepts.
+
+    Raises:
+        UserError: if ``name`` is neither.
+    """
     task = config.task
     if name in task.decoders:
-        own = copy.deepcopy(config)
-        own.encoder = task.encoders.get(name, config.encoder)
-        own.decoder = task.decoders[name]
-        return build(own)
+        model_config = copy.deepcopy(config)
+        model_config.encoder = task.encoders.get(name, config.encoder)
+        model_config.decoder = task.decoders[name]
+        return build(model_config)
     try:
         path = checkpoint.find(name)
     except checkpoint.CheckpointError as error:
@@ -99,6 +113,11 @@ def find(config: DictConfig, name: str) -> SRModel:
 
 
 def pair(size: Any) -> tuple[int, int]:
+    """Convert an entry of ``task.sizes`` to (height, width).
+
+    Raises:
+        UserError: if it does not have two numbers.
+    """
     if len(size) != 2:
         raise UserError(f"task.sizes must be [[height,width], ...], got {size}")
     return int(size[0]), int(size[1])

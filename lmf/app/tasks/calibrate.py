@@ -1,4 +1,4 @@
-"""Building CMSR's tables for a checkpoint."""
+"""Task ``calibrate``: measures the CMSR tables of a model."""
 
 from __future__ import annotations
 
@@ -20,9 +20,15 @@ log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig) -> None:
+    """Measure CMSR tables on a folder of pictures and write them beside the checkpoint or to ``config.output``.
+
+    Raises:
+        UserError: if no model is chosen, or a pretrained model's tables would be replaced.
+        DataError: if there are no pictures.
+    """
     path = checkpoint_file(config)
     if config.output is None and config.ckpt_path is None:
-        raise UserError(f"{path} has tables already; give output=FILE.cmsr.yaml for others, or ckpt_path=MODEL")
+        raise UserError(f"{path} has tables already; give output=FILE.cmsr.yaml to write others, or ckpt_path=MODEL")
     model = load(config)
     output = Path(config.output) if config.output else tables.beside(path)
     source = Folder(config.input) if config.input else instantiate(config.data.train)
@@ -40,7 +46,7 @@ def run(config: DictConfig) -> None:
     if fabric.is_global_zero:
         source.prepare()
     fabric.barrier()
-    found = calibrate(
+    measured = calibrate(
         model.to(fabric.device),
         [Pictures(source, scale, **options) for scale in sorted(config.scales)],
         instantiate(config.estimator, _convert_="all"),
@@ -50,5 +56,5 @@ def run(config: DictConfig) -> None:
         barrier=fabric.barrier,
     )
     if fabric.is_global_zero:
-        Console().print(overview(found))
-        log.info(f"{output}: tables for x{', x'.join(f'{s:g}' for s in found.tables)}; use them with renderer=cmsr")
+        Console().print(overview(measured))
+        log.info(f"{output}: tables for x{', x'.join(f'{s:g}' for s in measured.tables)}; use them with renderer=cmsr")

@@ -1,4 +1,4 @@
-"""What several tasks share."""
+"""Functions that several tasks share."""
 
 from __future__ import annotations
 
@@ -33,28 +33,32 @@ log = logging.getLogger(__name__)
 
 
 def build(config: DictConfig) -> SRModel:
-    """The model that encoder, decoder and renderer of ``config`` describe."""
+    """Build the model that ``encoder``, ``decoder`` and ``renderer`` of ``config`` describe.
+
+    Raises:
+        UserError: if a class or option does not exist, or the parts do not fit together.
+    """
     parts = {part: OmegaConf.to_container(config[part], resolve=True) for part in checkpoint.PARTS}
     trust = [str(part["_target_"]).partition(".")[0] for part in parts.values()]  # type: ignore[index, call-overload]
     return checkpoint.build(parts, trust=trust)
 
 
 def load(config: DictConfig) -> SRModel:
-    """The trained model that a task works on, rendered as ``config.renderer`` says; ``config`` then describes it.
+    """Load the trained model of a task, give it the renderer of ``config``, and update ``config`` to describe it.
 
-    ``config.encoder``, ``config.decoder`` and ``config.ckpt_path`` become those of the model, so that a record of
-    ``config`` is one of the model that ran. Where no model is chosen (see `source`), the encoder and decoder of
-    ``config`` are built if they need no weights, as bicubic interpolation does.
+    ``config.encoder``, ``config.decoder`` and ``config.ckpt_path`` are replaced by those of the model, so that the
+    saved config describes the model that ran. If no model is chosen (see `source`), the encoder and decoder of
+    ``config`` are built, provided that they have no weights (bicubic interpolation).
 
     Raises:
-        UserError: no model is chosen, or overrides or the experiment contradict it.
+        UserError: if no model is chosen, or if overrides or the experiment contradict the model.
     """
     chosen = source(config)
     if chosen is None:
         model = build(config)
         if any(True for _ in model.parameters()):
             experiment = experiment_of(config)
-            reason = f"experiment={experiment} has no pretrained one; " if experiment else ""
+            reason = f"experiment={experiment} has no pretrained model; " if experiment else ""
             raise UserError(f"which model? {reason}give ckpt_path=: {checkpoint.SOURCES}")
         return model.eval()
     path = checkpoint.find(chosen)
@@ -72,38 +76,41 @@ def load(config: DictConfig) -> SRModel:
 
 
 def source(config: DictConfig) -> str | Path | None:
-    """What the trained model of a task is loaded from: the one rule for every task but training.
+    """Choose what the trained model of a task is loaded from. All tasks except training use this rule.
 
-    1. ``ckpt_path``, where ``last`` is the last run under ``runs/name``;
-    2. else ``pretrained``, which an experiment with a trained model names;
-    3. else, without an experiment, what the task names: ``lm_liif_edsr`` for ``task=upscale``;
-    4. else nothing: None.
+    The first of these that is set wins:
+
+    1. ``ckpt_path``; ``last`` means the last run under ``runs/name``.
+    2. ``pretrained``, set by experiments that have a trained model.
+    3. Without an experiment, the default of the task: ``lm_liif_edsr`` for ``task=upscale``.
+
+    Returns:
+        Anything that `lmf.load` accepts; None if no model is chosen.
 
     Raises:
-        UserError: ``last``, and there is no run yet.
+        UserError: if ``ckpt_path=last`` and there is no run yet.
     """
     if config.ckpt_path == "last":
         last = runs.last_run(Path(config.paths.runs, config.name))
         if last is None:
             raise UserError(f"ckpt_path=last: no run of {config.name} yet; give experiment=NAME or a path")
         return last
-    if config.ckpt_path is not None:
-        return config.ckpt_path
-    if config.pretrained is not None:
-        return config.pretrained
-    return config.task.get("pretrained") if experiment_of(config) is None else None
+    chosen = config.ckpt_path if config.ckpt_path is not None else config.pretrained
+    if chosen is None and experiment_of(config) is None:
+        chosen = config.task.get("pretrained")
+    return None if chosen is None else str(chosen)
 
 
 def experiment_of(config: DictConfig) -> str | None:
-    """The experiment that the command line chose."""
+    """Return the name of the experiment on the command line; None if there is none."""
     return HydraConfig.get().runtime.choices.get("experiment")
 
 
 def checkpoint_file(config: DictConfig) -> Path:
-    """The file of the trained model that a task works on.
+    """Return the checkpoint file of the trained model of a task, see `source`.
 
     Raises:
-        UserError: none is chosen, see `source`.
+        UserError: if no model is chosen.
     """
     chosen = source(config)
     if chosen is None:
@@ -112,10 +119,17 @@ def checkpoint_file(config: DictConfig) -> Path:
 
 
 def check_parts(config: DictConfig, model: SRModel, path: Path) -> None:
-    """Refuses an experiment, and overrides of encoder or decoder, that do not describe the loaded ``model``.
+    """Check that the experiment and the overrides of encoder and decoder agree with the loaded ``model``.
 
-    The weights decide what the model is. Overrides that agree with it are allowed, so that the command that trained
-    a model also measures it.
+    Overrides that agree are allowed, so that the options of the training command also work for a test.
+
+    Args:
+        config: the composed config.
+        model: the model from ``path``.
+        path: checkpoint file, for the message.
+
+    Raises:
+        UserError: if one does not agree.
     """
     wanted: dict[str, Any] = {p: OmegaConf.to_container(config[p], resolve=True) for p in ("encoder", "decoder")}
     actual = {part: options(getattr(model, part), (model.config or {})[part]) for part in wanted}
@@ -127,40 +141,50 @@ def check_parts(config: DictConfig, model: SRModel, path: Path) -> None:
             if wanted[part].get(first, ...) != actual[part].get(first, ...):
                 wrong.append(override)
     if wrong:
-        raise UserError(f"{', '.join(wrong)}: cannot change the model of {path}, which is {actual}; leave it out")
+        raise UserError(f"{', '.join(wrong)}: cannot change the model of {path}, which is {actual}; remove it")
     experiment = experiment_of(config)
     for part in wanted:
         if experiment is not None and wanted[part]["_target_"] != actual[part]["_target_"]:
             raise UserError(
                 f"experiment={experiment} has the {part} {wanted[part]['_target_']}, {path} holds a "
-                f"{actual[part]['_target_']}; leave the experiment out or give one of its models"
+                f"{actual[part]['_target_']}; remove the experiment or give one of its models"
             )
 
 
 def options(part: nn.Module, config: dict[str, Any]) -> dict[str, Any]:
-    """``config`` of an encoder or decoder with the defaults of its class, in plain types."""
+    """Complete the ``config`` of an encoder or decoder with the defaults of its class, in plain types."""
     defaults = {k: p.default for k, p in inspect.signature(type(part)).parameters.items() if p.default is not p.empty}
-    return json.loads(json.dumps({**defaults, **config}))
+    complete: dict[str, Any] = json.loads(json.dumps({**defaults, **config}))
+    return complete
 
 
 def make_renderer(config: DictConfig, model: SRModel, path: Path) -> Renderer:
-    """The renderer of ``config``; CMSR without tables takes those beside the checkpoint at ``path``."""
+    """Build the renderer of ``config`` and check that it fits ``model``.
+
+    Args:
+        config: the composed config.
+        model: the model to render.
+        path: its checkpoint. CMSR uses the tables beside it if ``config.renderer.tables`` is null.
+
+    Raises:
+        UserError: if the renderer does not fit the model, or its tables are missing.
+    """
     options = OmegaConf.to_container(config.renderer, resolve=True)
     assert isinstance(options, dict)
     if options.get("tables", ...) is None:
         options["tables"] = str(tables.beside(path))
-    renderer = instantiate(options)
+    renderer: Renderer = instantiate(options)
     renderer.check(model)
     return renderer
 
 
 def device_of(config: DictConfig) -> torch.device:
-    """Where the trainer of ``config`` would put a model, for tasks that run in one process without it."""
+    """Return the device on which the trainer of ``config`` would put a model, for tasks without a trainer."""
     return L.Fabric(accelerator=config.trainer.accelerator, devices=1).device
 
 
 def save_config(config: DictConfig, output: Path) -> None:
-    """The resolved config as ``config.yaml``; a resumed run adds ``config-1.yaml``, ``config-2.yaml``, ..."""
+    """Write the resolved config to ``config.yaml``; a resumed run adds ``config-1.yaml``, ``config-2.yaml``, ..."""
     if not is_rank_zero():
         return
     output.mkdir(parents=True, exist_ok=True)
@@ -172,7 +196,11 @@ def save_config(config: DictConfig, output: Path) -> None:
 
 
 def check_data(datamodule: SRDataModule, stage: Literal["fit", "test"]) -> None:
-    """Complains about missing or unfit data before anything slow starts; downloads it where the data can."""
-    if is_rank_zero():  # the other ranks find it done, or wait for it in the trainer
+    """Download and check the data of ``stage`` before long work starts.
+
+    Raises:
+        DataError: if data is missing or unsuitable.
+    """
+    if is_rank_zero():  # the other ranks wait for it in the trainer
         datamodule.prepare_data()
         datamodule.setup(stage)

@@ -1,4 +1,4 @@
-"""A model as one file to share."""
+"""Task ``export``: writes a model and its card to one file."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig) -> None:
+    """Write the trained model and its card to ``config.output``.
+
+    Raises:
+        UserError: if the suffix is not ``.safetensors``, no model is chosen, or the card or results are unreadable.
+    """
     output = Path(config.output)
     if output.suffix != ".safetensors":
         raise UserError(f"output={output}: must end in .safetensors")
@@ -33,13 +38,16 @@ def run(config: DictConfig) -> None:
 
 
 def known(source: Path) -> dict[str, Any]:
-    """What the checkpoint at ``source`` says about itself. A card keeps the version it was first written with."""
+    """Return the facts that the checkpoint at ``source`` and its run folder contain.
+
+    A card keeps the version that it was first written with.
+    """
     card = checkpoint.read_card(source) if source.suffix == ".safetensors" else recipe(source)
     return card if {"version", "commit"} & card.keys() else card | version.facts()
 
 
 def recipe(source: Path) -> dict[str, Any]:
-    """How the checkpoint at ``source`` came about, as far as run folders tell: every training, the first one first."""
+    """Return all trainings that led to the checkpoint at ``source``, the first one first, as read from run folders."""
     steps: list[dict[str, Any]] = []
     path: Path | None = source
     while path is not None and (file := path.parent.parent / "config.yaml").is_file():
@@ -58,7 +66,14 @@ def recipe(source: Path) -> dict[str, Any]:
 
 
 def facts(path: str | None) -> dict[str, Any]:
-    """The content of a card file."""
+    """Read a card file.
+
+    Args:
+        path: YAML file; None gives no facts.
+
+    Raises:
+        UserError: if the file cannot be read or is not a mapping.
+    """
     if path is None:
         return {}
     try:
@@ -71,7 +86,14 @@ def facts(path: str | None) -> dict[str, Any]:
 
 
 def results(path: Path) -> dict[str, dict[str, float]]:
-    """``{"set5_x4": {"psnr": ..., "ssim": ..., ...}}`` of a results.json."""
+    """Read PSNR and SSIM from a results.json.
+
+    Returns:
+        ``{"set5_x4": {"psnr": ..., "ssim": ..., ...}}``, rounded to 4 decimals.
+
+    Raises:
+        UserError: if the file is not a results.json of ``task=test``.
+    """
     try:
         rows = json.loads(path.read_text())
         return {

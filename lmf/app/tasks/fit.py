@@ -1,4 +1,4 @@
-"""Training."""
+"""Task ``fit``: trains a model."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig) -> None:
+    """Train the model of ``config`` in the run folder and, with ``config.task.test``, test its best checkpoint.
+
+    Raises:
+        UserError: if options, data or checkpoints do not fit. All are checked before training starts.
+    """
     output = Path(config.paths.output)
     resume = resumable(config, output)
     model = build(config)
@@ -55,7 +60,7 @@ def run(config: DictConfig) -> None:
         psnr, bicubic = metrics["val/psnr"].item(), metrics["val/bicubic_psnr"].item()
         log.info(f"validation: {psnr:.2f} dB, bicubic {bicubic:.2f} dB ({psnr - bicubic:+.2f})")
         if not config.task.test:
-            log.info(f"measure it: python run.py task=test ckpt_path={output}")
+            log.info(f"measure it: lmf task=test ckpt_path={output}")
     if config.task.test:
         found = checkpoint.find(output)
         trainer.test(module, datamodule=datamodule, ckpt_path=found, verbose=False, weights_only=True)
@@ -63,7 +68,11 @@ def run(config: DictConfig) -> None:
 
 
 def check_optimizer(module: SRModule) -> None:
-    """Refuses options that the optimizer or the scheduler does not take, before anything slow starts."""
+    """Check that the optimizer and the scheduler accept their options, before long work starts.
+
+    Raises:
+        UserError: if one does not.
+    """
     try:
         module.configure_optimizers()
     except (TypeError, ValueError) as error:
@@ -71,14 +80,18 @@ def check_optimizer(module: SRModule) -> None:
 
 
 def initialise(model: SRModel, config: DictConfig) -> None:
-    """Gives ``model`` the parts of the checkpoint ``init_from`` that are of the same make."""
+    """Copy the encoder of the checkpoint ``config.init_from`` to ``model``, and the decoder if it has the same config.
+
+    Raises:
+        UserError: if the encoders differ.
+    """
     if config.init_from is None:
         return
     donor = checkpoint.load(config.init_from, trust=config.trust)
     ours, theirs = model.config or {}, donor.config or {}
     if ours["encoder"] != theirs["encoder"]:
         raise UserError(
-            f"init_from={config.init_from}: its encoder is {theirs['encoder']}, the config asks for {ours['encoder']}"
+            f"init_from={config.init_from}: its encoder is {theirs['encoder']}, the config wants {ours['encoder']}"
         )
     parts = [part for part in ("encoder", "decoder") if ours[part] == theirs[part]]
     for part in parts:
@@ -88,18 +101,22 @@ def initialise(model: SRModel, config: DictConfig) -> None:
 
 
 def make_data(config: DictConfig, model: SRModel) -> SRDataModule:
-    """The data to train ``model`` on. Where the schedule caches crops, the encoder is frozen as it is now."""
+    """Return the datamodule to train ``model`` on. If the schedule caches crops, the encoder is frozen.
+
+    Raises:
+        UserError: if crops are to be cached, and the encoder is not trained or the decoder sees whole pictures.
+    """
     schedule = config.schedule
     if schedule.cached_crops is None:
         return instantiate(config.data.module)
     if config.init_from is None:
         raise UserError(
-            "schedule.cached_crops trains the decoder on features of a trained encoder: give init_from=MODEL"
+            "schedule.cached_crops trains the decoder on features of a trained encoder; give init_from=MODEL"
         )
     if model.decoder.receptive_field is None:
         raise UserError(
             f"{type(model.decoder).__name__} looks at whole pictures and cannot be trained on windows of features; "
-            "take schedule=finetune"
+            "use schedule=finetune"
         )
     model.encoder.requires_grad_(False)
     return instantiate(
@@ -114,17 +131,21 @@ def make_data(config: DictConfig, model: SRModel) -> SRDataModule:
 
 
 def resumable(config: DictConfig, output: Path) -> Path | None:
-    """The checkpoint that this run continues, or None."""
+    """Return the checkpoint that this run resumes; None for a new run.
+
+    Raises:
+        UserError: if there is no such checkpoint, or if a new run would write to the folder of another one.
+    """
     if config.ckpt_path is None:
         if (output / runs.LAST).is_file() and is_rank_zero() and runs.sweep_name() is None:
             raise UserError(
-                f"{output} holds a run already: ckpt_path={output} goes on with it, another hydra.run.dir starts anew"
+                f"{output} holds a run already; resume it with ckpt_path={output} or choose another hydra.run.dir"
             )
         return None
     if config.ckpt_path == "last":
         path = output / runs.LAST
         if not path.is_file():
-            raise UserError(f"ckpt_path=last: nothing to resume in {output.parent}; start without it")
+            raise UserError(f"ckpt_path=last: no run to resume in {output.parent}; start without ckpt_path")
         return path
     path = Path(config.ckpt_path)
     path = path / runs.LAST if path.is_dir() else path
@@ -134,7 +155,11 @@ def resumable(config: DictConfig, output: Path) -> Path | None:
 
 
 def check_resume(path: Path, model: SRModel) -> int:
-    """How many training batches the checkpoint at ``path`` has seen; refuses one of another model."""
+    """Check that the checkpoint at ``path`` belongs to ``model`` and return the number of batches it was trained on.
+
+    Raises:
+        CheckpointError: if it is not a training checkpoint, belongs to another model or has non-finite weights.
+    """
     saved = checkpoint.unpickle(path)
     try:
         theirs, loops = saved["lmf"]["config"], saved["loops"]["fit_loop"]
@@ -144,14 +169,14 @@ def check_resume(path: Path, model: SRModel) -> int:
     for part in ("encoder", "decoder"):
         if theirs[part] != (model.config or {})[part]:
             raise checkpoint.CheckpointError(
-                f"{path}: its {part} is {theirs[part]}, the config asks for {(model.config or {})[part]}"
+                f"{path}: its {part} is {theirs[part]}, the config wants {(model.config or {})[part]}"
             )
     checkpoint.check_finite(saved["state_dict"], path)
     return batches
 
 
 def announce(config: DictConfig, model: SRModel, resume: Path | None) -> None:
-    """Says what is about to be trained, how, and where it goes."""
+    """Log the model, the schedule and the run folder."""
     if not is_rank_zero():
         return
     schedule = config.schedule
@@ -162,5 +187,5 @@ def announce(config: DictConfig, model: SRModel, resume: Path | None) -> None:
         f"scale {schedule.min_scale:g} to {schedule.max_scale:g}"
     )
     if schedule.name == "quick":
-        log.info("a quick demonstration, not the published recipe: that is data=div2k schedule=paper")
+        log.info("schedule=quick is a short demonstration; the published recipe is data=div2k schedule=paper")
     log.info(f"{'resuming ' + str(resume) if resume else 'run folder'}: {config.paths.output}")

@@ -1,4 +1,4 @@
-"""Measuring a checkpoint over test sets and scales."""
+"""Task ``test``: measures a model on test sets at several scales."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig) -> None:
+    """Measure the trained model and write ``results.csv`` and ``results.json`` to the run folder.
+
+    Raises:
+        UserError: if no model is chosen, or the run folder holds other results.
+        DataError: if test data is missing or unsuitable.
+    """
     output = Path(config.paths.output)
     runs.check_output(output)
     title = str(config.ckpt_path or config.name)
@@ -36,7 +42,14 @@ def run(config: DictConfig) -> None:
 
 
 def report(trainer: L.Trainer, module: SRModule, output: Path, title: str) -> None:
-    """Writes and shows what ``trainer`` has just measured with ``module``."""
+    """Write, log and print the results that ``trainer`` has just measured with ``module``.
+
+    Args:
+        trainer: after ``trainer.test``.
+        module: holds the results.
+        output: folder to write to.
+        title: of the printed table.
+    """
     if trainer.is_global_zero:
         results = Results(module.results)
         results.save(output)

@@ -1,4 +1,4 @@
-"""The Lightning trainer that fitting and testing share."""
+"""The Lightning trainer of training and testing."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from omegaconf import DictConfig
 
 
 def make_trainer(config: DictConfig) -> L.Trainer:
-    """The trainer, its callbacks and loggers, as ``config`` describes them."""
+    """Build the trainer of ``config`` with its callbacks and loggers."""
     quieten()
     callbacks = [instantiate(c) for c in config.callbacks.values() if c]
     if config.task.name == "fit" and config.schedule.ema:
         callbacks.append(EMAWeightAveraging(decay=config.schedule.ema))
     loggers = [instantiate(c, _convert_="all") for c in config.logger.values() if c]
-    return instantiate(config.trainer, callbacks=callbacks, logger=[x for x in loggers if x is not None] or False)
+    loggers = [logger for logger in loggers if logger is not None]  # W&B may be disabled
+    trainer: L.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers or False)
+    return trainer
 
 
 def quieten() -> None:
-    """No hardware notes, no advertisements from Lightning."""
+    """Silence Lightning's hardware notes, tips and warnings that do not apply here."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")  # a frozen encoder

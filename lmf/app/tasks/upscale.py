@@ -1,4 +1,4 @@
-"""Enlarging pictures."""
+"""Task ``upscale``: enlarges picture files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from lmf.precision import autocast
 
 
 def run(config: DictConfig) -> None:
+    """Enlarge the pictures of ``config.input`` and write them to ``config.output``.
+
+    Raises:
+        UserError: if an option is invalid, no model is chosen, or a picture fails.
+    """
     options: dict[str, Any] = {
         "quality": config.quality,
         "subsampling": config.subsampling,
@@ -32,4 +37,4 @@ def run(config: DictConfig) -> None:
         autocast=autocast(config.precision, device),
     )
     if failed:
-        raise UserError(f"{failed} of {len(jobs)} pictures failed; each is named above")
+        raise UserError(f"{failed} of {len(jobs)} pictures failed; the errors are listed above")
