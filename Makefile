@@ -1,4 +1,4 @@
-# make train and make test do everything from a fresh clone: environment, dependencies, kernels, then the work.
+# Targets that need the environment and the kernels create them first.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,18 +7,18 @@ READY := $(VENV)/.ready
 .PHONY: help setup train weights test test-all check sanitize docs clean distclean
 help:
 	@echo "make train     train LM-LIIF on bundled photographs (minutes); ARGS='schedule=paper data=div2k' for more"
-	@echo "make test      fast tests"
-	@echo "make test-all  slow and multi-process tests and the notebooks too"
-	@echo "make check     lint and types"
-	@echo "make docs      the documentation, into site/"
-	@echo "make sanitize  the kernels under address and undefined-behaviour sanitizers"
-	@echo "make weights   train the pretrained models anew: PHOTOS=folder LIIF=edsr-baseline-liif.pth"
-	@echo "make setup     only the environment and the kernels; then $(BIN)/lmf --help"
-	@echo "make clean     remove builds and caches; make distclean: the environment too"
+	@echo "make test      run the fast tests"
+	@echo "make test-all  run all tests and the notebooks"
+	@echo "make check     lint, check the format and the types"
+	@echo "make docs      build the documentation into site/"
+	@echo "make sanitize  test the kernels with address and undefined-behaviour sanitizers"
+	@echo "make weights   train the pretrained models again: PHOTOS=folder LIIF=edsr-baseline-liif.pth"
+	@echo "make setup     create the environment and build the kernels; see $(BIN)/lmf --help"
+	@echo "make clean     remove builds and caches; make distclean removes the environment too"
 
 $(READY): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); give PYTHON=python3.11"; exit 1; }
+	  { echo "needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1); give PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,sweep,docs,dev]'
 	$(BIN)/python -m lmf.kernels
@@ -29,7 +29,8 @@ setup: $(READY)
 train: setup
 	$(BIN)/lmf experiment=lmf_edsr $(ARGS)
 
-# Hours of one CPU core: decoders on features of LIIF's encoder, then LM-LIIF as a whole. Once stopped, it goes on.
+# Trains the decoders on features of LIIF's encoder, then fine-tunes LM-LIIF as a whole. Takes hours on one CPU core.
+# After an interruption the same command continues.
 WEIGHTS := lmf/weights
 run = hydra.run.dir=runs/weights/$1 $(if $(wildcard runs/weights/$1/checkpoints/last.ckpt),ckpt_path=runs/weights/$1)
 FIT := $(BIN)/lmf data=folder data.root='$(PHOTOS)' data.val_scales=[2,4]

@@ -58,7 +58,7 @@ def shared() -> Path:
 
 @pytest.fixture
 def compose(tmp_path: Path) -> Callable[..., DictConfig]:
-    """``compose(*overrides, output=...)``: the config that run.py would get, writing to ``output``, by default run."""
+    """``compose(*overrides, output=...)``: the config of the command, writing to ``output`` ("run" by default)."""
 
     def composed(*overrides: str, output: Path | None = None) -> DictConfig:
         output = output or tmp_path / "run"

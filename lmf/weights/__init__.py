@@ -1,8 +1,8 @@
-"""Pretrained models: each a ``.safetensors`` file with its card inside, and its CMSR tables beside it."""
+"""Pretrained models. Each is a ``.safetensors`` file that contains its card, with its CMSR tables beside it."""
 
 from pathlib import Path
 
 
 def bundled() -> dict[str, Path]:
-    """The pretrained models' files by the names that `lmf.load` takes."""
+    """Return the files of the pretrained models by the names that `lmf.load` accepts."""
     return {file.stem: file for file in sorted(Path(__file__).parent.glob("*.safetensors"))}

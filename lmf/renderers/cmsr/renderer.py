@@ -93,7 +93,7 @@ class CMSR(Renderer):
         if mse_threshold is not None and not mse_threshold > 0:
             raise UserError(f"mse_threshold must be positive, got {mse_threshold}")
         if tables is None:
-            raise TableError("CMSR needs tables; create them with python run.py task=calibrate ckpt_path=...")
+            raise TableError("CMSR needs tables; create them with lmf task=calibrate ckpt_path=...")
         self.tables = Tables.of(tables)
         self.max_mse = None if precision_db is None else mean_square(precision_db)
         if self.max_mse is not None:

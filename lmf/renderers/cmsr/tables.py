@@ -90,7 +90,7 @@ class Tables:
         try:
             content = yaml.safe_load(path.read_text())
         except FileNotFoundError:
-            raise TableError(f"{path}: no such tables; python run.py task=calibrate ckpt_path=... makes them") from None
+            raise TableError(f"{path}: no such tables; create them with lmf task=calibrate ckpt_path=...") from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise TableError(f"{path}: not readable as YAML: {one_line(error, limit=200)}") from error
         return cls._parse(content, str(path))
@@ -143,7 +143,7 @@ class Tables:
         if self.model is not None and self.model != actual:
             raise TableError(
                 f"the tables are for a model {self.model[:12]}, this one is {actual[:12]}; "
-                "create tables for it with python run.py task=calibrate"
+                "create tables for it with lmf task=calibrate ckpt_path=..."
             )
 
     def at(self, scale: float) -> Sequence[Table]:

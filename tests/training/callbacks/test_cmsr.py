@@ -70,7 +70,7 @@ def test_without_tables_one_line_says_what_to_do(compose, tmp_path, caplog):
     pipeline.run(compose(*TINY, output=tmp_path / "fit"))
     with pytest.raises(SystemExit):
         results(compose, tmp_path / "fit", tmp_path / "cmsr", "renderer=cmsr", "renderer.precision_db=40")
-    assert "no such tables; python run.py task=calibrate" in caplog.text
+    assert "no such tables; create them with lmf task=calibrate" in caplog.text
 
 
 def test_enlarging_says_what_was_rendered(compose, run, tmp_path, caplog):
