@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup train weights test test-all check clean
+.PHONY: help setup train weights test test-all sanitize check clean
 help:
 	@echo "make train     train LM-LIIF on bundled photographs (minutes); ARGS='schedule=paper data=div2k' for more"
 	@echo "make test      fast tests"
 	@echo "make test-all  slow and multi-process tests and the notebooks too"
+	@echo "make sanitize  kernel and renderer tests, and 2,000 random calls, with address and undefined-behaviour sanitizers"
 	@echo "make check     lint and types"
 	@echo "make weights   train the models in the box anew: PHOTOS=folder LIIF=edsr-baseline-liif.pth"
 	@echo "make setup     only the environment ($(VENV)) and the kernels"
@@ -47,6 +48,15 @@ test: setup
 test-all: setup
 	$(BIN)/python -m pytest -q $(ARGS)
 	$(BIN)/python -m pytest -q --nbmake notebooks
+
+# The instrumented kernel has a cache folder to itself. Python is not instrumented, so the runtime is loaded before it.
+SANITIZE := LMF_CACHE="$(CURDIR)/build/sanitize" LMF_FUZZ=2000 OMP_NUM_THREADS=1 LMF_CXXFLAGS="-O1 -g -fno-omit-frame-pointer \
+  -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+sanitize: setup
+	$(SANITIZE) $(BIN)/python -m lmf.kernels
+	$(SANITIZE) LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  $(BIN)/python -m pytest -q -m "not ddp and not gpu" tests/kernels tests/renderers $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .
