@@ -85,13 +85,13 @@ def test_a_library_with_other_structs_is_refused(monkeypatch):
 @needs_compiler
 @pytest.mark.parametrize("wrong", ["no library", "another library"])
 def test_a_library_that_does_not_load_is_built_again_once(wrong, monkeypatch, tmp_path):
-    compiled, path, built = build.build().read_bytes(), tmp_path / "kernel.so", []
+    compiled, built = build.build().read_bytes(), []
 
-    def rebuild() -> Path:
-        assert not path.exists()
-        built.append(path)
-        path.write_bytes(compiled if len(built) == 2 else other)
-        return path
+    def rebuild() -> Path:  # under a name that depends on the content, as ever
+        assert not any(path.exists() for path in built)
+        built.append(tmp_path / f"kernel-{len(built)}.so")
+        built[-1].write_bytes(compiled if len(built) == 2 else other)
+        return built[-1]
 
     other = b"no library" if wrong == "no library" else Path(_ctypes.__file__).read_bytes()
     monkeypatch.setattr(build, "build", rebuild)
