@@ -132,6 +132,8 @@ def shortened(arguments: Sequence[str]) -> list[str]:
         key = option.lstrip("+").partition("=")[0]
         parent, _, last = key.rpartition(".")
         nodes = [OmegaConf.select(config, parent) for config in configs]
+        if key == "schedule.cached_crops" and OmegaConf.select(configs[0], key) is None:
+            return False  # null trains on pictures
         known = all(isinstance(node, DictConfig) and (option[0] == "+" or last in node) for node in nodes)
         return known and (own_model or not key.startswith(("encoder.", "decoder.")))
 
