@@ -44,7 +44,7 @@ NOT_RUN = {
 
 # What makes a command short. A command gets those options that its config has; what it says itself counts more.
 SMALL = (
-    *TINY,
+    *(option for option in TINY if option != "data.cache=null"),  # cached crops need a cache
     "encoder.layers=1",
     "encoder.growth=8",
     "encoder.embed=8",
