@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup train weights test test-all check clean distclean
+.PHONY: help setup train weights test test-all check docs clean distclean
 help:
 	@echo "make train     train LM-LIIF on bundled photographs (minutes); ARGS='schedule=paper data=div2k' for more"
 	@echo "make test      fast tests"
 	@echo "make test-all  slow and multi-process tests and the notebooks too"
 	@echo "make check     lint and types"
+	@echo "make docs      the documentation, into site/"
 	@echo "make weights   train the pretrained models anew: PHOTOS=folder LIIF=edsr-baseline-liif.pth"
 	@echo "make setup     only the environment and the kernels; then $(BIN)/lmf --help"
 	@echo "make clean     remove builds and caches; make distclean: the environment too"
@@ -54,8 +55,11 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: setup
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find lmf tests notebooks -name __pycache__ -exec rm -rf {} +
 
 distclean: clean

@@ -123,10 +123,10 @@ def nearest(coord: Tensor, size: Size) -> Tensor:
     """Flat row-major index (...) of the latent cell that holds each ``coord`` (..., 2).
 
     Rounds ``((c + 1) n - 1) / 2`` half to even, like ``grid_sample(mode="nearest", align_corners=False)``,
-    and clamps to the picture.
+    and clamps to the picture. NaN counts as the first row or column.
     """
     h, w = size
-    index = (((coord + 1) * coord.new_tensor(size) - 1) / 2).round()
+    index = (((coord + 1) * coord.new_tensor(size) - 1) / 2).round().nan_to_num(0)
     y, x = index[..., 0].clamp(0, h - 1), index[..., 1].clamp(0, w - 1)
     return y.long() * w + x.long()
 

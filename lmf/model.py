@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +15,9 @@ from torch import Tensor, nn
 from lmf import io
 from lmf.decoders.base import Decoder, Latent
 from lmf.encoders.base import Encoder
-from lmf.grid import Grid, Size
+from lmf.errors import UserError
+from lmf.grid import Grid, Size, Strip
+from lmf.io.colour import from_network, to_network
 from lmf.renderers import Dense, Renderer
 
 Image = TypeVar("Image")
@@ -31,7 +35,7 @@ class SRModel(nn.Module):
     def __init__(self, encoder: Encoder, decoder: Decoder, renderer: Renderer | None = None) -> None:
         super().__init__()
         if decoder.in_channels != encoder.out_channels:
-            raise ValueError(
+            raise UserError(
                 f"{type(decoder).__name__} expects {decoder.in_channels} feature channels, "
                 f"{type(encoder).__name__} delivers {encoder.out_channels}"
             )
@@ -68,6 +72,11 @@ class SRModel(nn.Module):
             cell = cell * shrink
         return self.decoder.query(self.latent(padded, cell), coord, cell)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; the CPU for a model without any."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
     def latent(self, image: Tensor, cell: Tensor) -> Latent:
         """The latent of an ``image`` (B, 3, h, w) that `pad` has been over, for ``cell`` (B, 2)."""
         return self.decoder.latent(self.features(image), image, cell)
@@ -81,14 +90,11 @@ class SRModel(nn.Module):
 
     def render(self, lr: Tensor, size: Size) -> Tensor:
         """Whole pictures: ``lr`` (B, 3, h, w) in network units to (B, 3, H, W), not clamped."""
-        return self.renderer(self.decoder, *self.prepare(lr, size))
+        return self.prepare(lr, size).render()
 
-    def prepare(self, lr: Tensor, size: Size) -> tuple[Latent, Grid, Tensor]:
-        """What renderers take beside the decoder to enlarge ``lr`` (B, 3, h, w) to ``size``: latent, pixels, cell."""
-        image = self.pad(lr)
-        target = self.target((lr.shape[-2], lr.shape[-1]), size)
-        cell = self.decoder.cell(target, (image.shape[-2], image.shape[-1]), len(image), image.device)
-        return self.latent(image, cell), target, cell
+    def prepare(self, lr: Tensor, size: Size) -> Enlargement:
+        """The enlargement of ``lr`` (B, 3, h, w) in network units to ``size`` (H, W); nothing is computed yet."""
+        return Enlargement(self, self.pad(lr), self.target((lr.shape[-2], lr.shape[-1]), size))
 
     def pad(self, lr: Tensor) -> Tensor:
         """``lr`` reflected at the bottom and right up to a multiple of what the encoder wants."""
@@ -120,15 +126,63 @@ class SRModel(nn.Module):
             The same kind of picture: type, depth, mode, alpha (resized bicubically beside the colours).
 
         Raises:
-            ValueError: scale or size missing, both given, or not positive.
+            UserError: scale or size missing, both given, or not positive.
             lmf.io.ImageError: a picture that cannot be understood.
         """
         colour, restore = io.decompose(image)
         size = target_size((colour.shape[-2], colour.shape[-1]), scale, size)
-        device = next((p.device for p in self.parameters()), colour.device)
         with evaluating(self):
-            out = self.render(colour.to(device) * 2 - 1, (size[0], size[1]))
-        return restore((out / 2 + 0.5).clamp(0, 1))
+            out = self.render(to_network(colour.to(self.device)), (size[0], size[1]))
+        return restore(from_network(out))
+
+
+@dataclass(frozen=True)
+class Enlargement:
+    """A batch of pictures of one size to be enlarged to one size: the input of every stage, each stage a method.
+
+    `features` runs the encoder, `latent` the decoder's work per LR pixel, `render` the work per output pixel. Stages
+    that are not given the result of the one before compute it.
+
+    Attributes:
+        model: encoder, decoder and renderer.
+        image: (B, 3, h, w) network input in [-1, 1], padded to the encoder's multiple.
+        target: the output pixels, in the coordinates of ``image``.
+    """
+
+    model: SRModel
+    image: Tensor
+    target: Grid
+
+    @cached_property
+    def cell(self) -> Tensor:
+        """Size (B, 2) of an output pixel in [-1, 1] units, clipped where the decoder does so."""
+        size = (self.image.shape[-2], self.image.shape[-1])
+        return self.model.decoder.cell(self.target, size, len(self.image), self.image.device)
+
+    def features(self) -> Tensor:
+        """The encoder's features (B, C, h, w)."""
+        return self.model.features(self.image)
+
+    def latent(self, feat: Tensor | None = None) -> Latent:
+        """The decoder's latent of ``feat`` (B, C, h, w)."""
+        return self.model.decoder.latent(self.features() if feat is None else feat, self.image, self.cell)
+
+    def render(self, latent: Latent | None = None, renderer: Renderer | None = None) -> Tensor:
+        """The pixels of ``target`` (B, 3, rows, cols) in network units, by the model's renderer unless one is given."""
+        renderer = renderer or self.model.renderer
+        return renderer(self.model.decoder, self.latent() if latent is None else latent, self.target, self.cell)
+
+    def crop(self, rows: tuple[int, int], cols: tuple[int, int]) -> Enlargement:
+        """The same enlargement of which only the output pixels in two half-open ranges are wanted."""
+        return replace(self, target=replace(self.target, rows=rows, cols=cols))
+
+    def strip(self, start: int, stop: int) -> Enlargement:
+        """The same output pixels, computed from rows ``start .. stop - 1`` of ``image`` alone."""
+        height = self.image.shape[-2]
+        if (start, stop) == (0, height):
+            return self
+        target = replace(self.target, strip=Strip(start, stop, height))
+        return replace(self, image=self.image[:, :, start:stop], target=target)
 
 
 @contextmanager
@@ -146,14 +200,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def target_size(lr_size: Size, scale: float | None, size: Size | None) -> Size:
     """Output (H, W) from ``scale`` or ``size``, exactly one of which is given."""
     if (scale is None) == (size is None):
-        raise ValueError(f"give either scale or size, got scale={scale}, size={size}")
+        raise UserError(f"give either scale or size, got scale={scale}, size={size}")
     if scale is not None:
         if not (math.isfinite(scale) and scale > 0):
-            raise ValueError(f"scale must be a positive number, got {scale}")
+            raise UserError(f"scale must be a positive number, got {scale}")
         return max(1, round(lr_size[0] * scale)), max(1, round(lr_size[1] * scale))
     assert size is not None
     if len(size) != 2 or any(n != int(n) or n < 1 for n in size):
-        raise ValueError(f"size must be (height, width), both whole and at least 1, got {size}")
+        raise UserError(f"size must be (height, width), both whole and at least 1, got {size}")
     return int(size[0]), int(size[1])
 
 

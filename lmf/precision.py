@@ -8,6 +8,8 @@ from functools import partial
 
 import torch
 
+from lmf.errors import UserError
+
 _MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -19,10 +21,10 @@ def autocast(precision: str | int, device: torch.device | str) -> Callable[[], A
             everything else, fused rendering included, in float32.
 
     Raises:
-        ValueError: another precision.
+        UserError: another precision.
     """
     if str(precision) in ("32", "32-true"):
         return nullcontext
     if str(precision) not in _MIXED:
-        raise ValueError(f"precision must be one of 32-true, {', '.join(_MIXED)}, got {precision}")
+        raise UserError(f"precision must be one of 32-true, {', '.join(_MIXED)}, got {precision}")
     return partial(torch.autocast, torch.device(device).type, dtype=_MIXED[str(precision)])

@@ -21,7 +21,7 @@ ALLOWED = {
     "weights": set(),
     "kernels": {"errors", "grid", "io", "region"},
     "encoders": {"errors", "grid"},
-    "decoders": {"errors", "grid", "kernels", "region"},
+    "decoders": {"errors", "grid", "kernels"},
     "renderers": {"decoders", "errors", "grid", "io", "kernels", "region"},
     "model": {"decoders", "encoders", "errors", "grid", "io", "renderers"},
     "data": {"errors", "grid", "io"},

@@ -181,5 +181,5 @@ def test_modulations_lie_latent_by_latent(encoder):
     """However a picture lies in memory; here as one that numpy holds, (h, w, 3)."""
     model = SRModel(encoder, decoders.LMLIIF(64)).eval()
     with torch.inference_mode():
-        latent, _, _ = model.prepare(torch.rand(16, 24, 3).permute(2, 0, 1)[None], (64, 96))
+        latent = model.prepare(torch.rand(16, 24, 3).permute(2, 0, 1)[None], (64, 96)).latent()
     assert latent.modulation.stride(-1) == 1

@@ -23,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 import lmf
+from lmf.io.files import cache_folder
 
 # Lightning starts the other ranks of a node by running this program again; they read the folder from here.
 RUN_DIR = "LMF_RUN_DIR"
@@ -143,4 +144,5 @@ _SWEEP_ONLY = ("hydra.mode", "hydra.sweep", "hydra.launcher", "hydra/launcher", 
 OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
 OmegaConf.register_new_resolver("sweep_dir", sweep_dir, replace=True)
 OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
+OmegaConf.register_new_resolver("cache_folder", lambda: str(cache_folder()), replace=True)
 OmegaConf.register_new_resolver("mul", lambda a, b: a * b, replace=True)

@@ -7,14 +7,13 @@ ended well is not run again by the same command, as long as its config and check
 from __future__ import annotations
 
 import atexit
-import csv
 import hashlib
 import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from io import StringIO
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +30,11 @@ from lmf.app.tasks.common import checkpoint_file
 from lmf.errors import one_line
 from lmf.io.files import replacing, write_text
 from lmf.renderers.cmsr import tables
-from lmf.training.results import console, format_value
+from lmf.training.results import Result, Results, console, csv_text, format_value
 
 log = logging.getLogger(__name__)
 
 NOTE = "job.json"
-RESULTS = "results.json"
 FIGURES = (
     "set",
     "scale",
@@ -104,33 +102,51 @@ def identity(config: DictConfig) -> str:
     return hashlib.sha256(json.dumps([own, states], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def collect(folder: Path) -> list[dict[str, Any]]:
-    """Writes ``sweep.csv`` and ``pareto.png``.
+@dataclass
+class SweepRow:
+    """One evaluation set that a job measured, or the job itself where it measured none.
 
-    Returns one row for each set that a job of the sweep measured, or for the job itself where it measured none. A row
-    has ``job``, those overrides that are not the same in all jobs, ``error``, and what ``results.json`` says.
+    Attributes:
+        job: number of the job.
+        choices: its overrides that are not the same in all jobs.
+        error: why it failed; empty if it did not.
+        result: what it measured.
     """
+
+    job: str
+    choices: dict[str, str]
+    error: str
+    result: Result | None
+
+    def columns(self) -> dict[str, Any]:
+        """The row as a flat dictionary."""
+        measured = self.result.columns() if self.result else {}
+        return {"job": self.job, **self.choices, "error": self.error, **measured}
+
+
+def collect(folder: Path) -> list[SweepRow]:
+    """Writes ``sweep.csv`` and ``pareto.png`` of the sweep in ``folder``, and returns its rows."""
     jobs = sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
     notes = {job: read_note(job) for job in jobs}
     choices = {job: dict(o.lstrip("+").split("=", 1) for o in note["overrides"]) for job, note in notes.items()}
     keys = dict.fromkeys(key for own in choices.values() for key in own if key != "launcher")
     swept = [key for key in keys if len({own.get(key) for own in choices.values()}) > 1]
-    rows: list[dict[str, Any]] = []
+    rows: list[SweepRow] = []
     for job, note in notes.items():
-        results = json.loads((job / RESULTS).read_text()) if note["error"] is None and (job / RESULTS).is_file() else []
-        row = {"job": job.name, **{key: choices[job].get(key, "") for key in swept}, "error": note["error"] or ""}
-        rows += [{**row, **result} for result in results] or [row]
+        results: Sequence[Result | None] = Results.load(job).rows if note["error"] is None else ()
+        own = {key: choices[job].get(key, "") for key in swept}
+        rows += [SweepRow(job.name, own, note["error"] or "", result) for result in results or (None,)]
     if not rows:
         return rows
-    text = StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / "sweep.csv", text.getvalue())
-    measured = [row for row in rows if "rendered_share" in row]
-    if measured:
-        others = [key for key in swept if key != "scale" and not key.startswith("renderer.")]
-        draw(measured, others, folder / "pareto.png")
+    write_text(folder / "sweep.csv", csv_text([row.columns() for row in rows]))
+    others = [key for key in swept if key != "scale" and not key.startswith("renderer.")]
+    lines: dict[str, list[Result]] = {}
+    for row in rows:
+        if row.result and "rendered_share" in row.result.values:
+            label = " ".join([f"{row.result.set} x{row.result.scale:g}", *(row.choices[key] for key in others)])
+            lines.setdefault(label, []).append(row.result)
+    if lines:
+        draw(lines, folder / "pareto.png")
     return rows
 
 
@@ -143,22 +159,17 @@ def read_note(job: Path) -> dict[str, Any]:
     return {"overrides": overrides, "error": "did not finish"}
 
 
-def draw(rows: Sequence[Mapping[str, Any]], others: Sequence[str], path: Path) -> None:
-    """PSNR over rendered share and over time, against HR and against dense rendering; a line for each set and scale.
+def draw(lines: Mapping[str, Sequence[Result]], path: Path) -> None:
+    """Plots PSNR over rendered share and over time, against HR and against dense rendering.
 
     Args:
-        rows: with the figures of `lmf.training.callbacks.CMSRCallback`.
-        others: further names that tell lines apart.
+        lines: results with the figures of `lmf.training.callbacks.CMSRCallback`, by the label of their line.
+        path: of the PNG.
     """
-    lines: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        lines.setdefault(" ".join([f"{row['set']} x{row['scale']:g}", *(str(row[key]) for key in others)]), []).append(
-            row
-        )
     figure = Figure(figsize=(11, 8), layout="constrained")
     for i, axes in enumerate(figure.subplots(2, 2).flat):
-        for label, unsorted in lines.items():
-            line = sorted(unsorted, key=lambda row: row["rendered_share"])
+        for label, results in lines.items():
+            line = sorted((result.values for result in results), key=lambda row: row["rendered_share"])
             x = [row["rendered_share"] if i % 2 == 0 else row["render_s"] / row["dense_render_s"] for row in line]
             y = [row["psnr"] - row["dense_psnr"] if i < 2 else row["psnr_vs_dense"] for row in line]
             axes.plot(x, y, marker="o", label=label)
@@ -175,21 +186,22 @@ def draw(rows: Sequence[Mapping[str, Any]], others: Sequence[str], path: Path) -
 
 
 def show(folder: Path) -> None:
-    """Collects for the last time, and prints the table."""
+    """Prints the table of the sweep in ``folder``, collected once more."""
     rows = collect(folder) if folder.is_dir() else []
     if not rows:
         return
-    own = list(rows[0])[: list(rows[0]).index("error")]  # the job and what was swept over
-    names = own + [name for name in FIGURES if name not in own and any(name in row for row in rows)]
+    columns = [row.columns() for row in rows]
+    own = ["job", *rows[0].choices]
+    names = own + [name for name in FIGURES if name not in own and any(name in row for row in columns)]
     table = Table(title=str(folder))
     for name in names:
         table.add_column(name.replace("_", " ").replace(".", ". "))  # so that headings can wrap
-    for row in rows:
-        table.add_row(*(format_value(name, row[name]) if name in row else "" for name in names))
+    for line in columns:
+        table.add_row(*(format_value(name, line[name]) if name in line else "" for name in names))
     console().print(table)
     for row in rows:
-        if row["error"]:
-            log.error(f"job {row['job']} failed: {row['error']}")
+        if row.error:
+            log.error(f"job {row.job} failed: {row.error}")
     for name in ("sweep.csv", "pareto.png"):
         if (folder / name).is_file():
             log.info(f"{folder / name}")

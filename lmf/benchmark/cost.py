@@ -22,8 +22,11 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lmf.benchmark.timing import synchronize
 from lmf.decoders.base import Decoder, Latent
+from lmf.errors import UserError
 from lmf.grid import Grid, Size
+from lmf.io.colour import to_network
 from lmf.model import SRModel, evaluating, target_size
 from lmf.renderers import Dense, Renderer
 
@@ -98,14 +101,14 @@ def count(model: SRModel, lr_size: Size, *, scale: float | None = None, size: Si
         scale, size: of the output, as for `SRModel.upscale`: one of the two.
 
     Raises:
-        ValueError: sizes that make no sense.
+        UserError: sizes that make no sense.
     """
     target = target_size(checked(lr_size), scale, size)
     try:
-        macs = count_stages(on_meta(model), torch.empty(1, 3, *lr_size, device="meta"), target, query_all)
+        macs = count_stages(on_meta(model), torch.empty(1, 3, *lr_size, device="meta"), target, QueryAll())
     except RuntimeError:  # work that depends on values, as in DIIF
         with evaluating(model):
-            macs = count_stages(model, picture(lr_size, device_of(model)), target, Dense())
+            macs = count_stages(model, picture(lr_size, model.device), target, Dense())
     return Cost(
         lr_size=lr_size,
         size=target,
@@ -140,9 +143,9 @@ def latency(
         device: where the model is; by default where its parameters are.
     """
     if warmup < 1 or repeats < 1:
-        raise ValueError(f"warmup and repeats must be at least 1, got {warmup} and {repeats}")
+        raise UserError(f"warmup and repeats must be at least 1, got {warmup} and {repeats}")
     target = target_size(checked(lr_size), scale, size)
-    device = torch.device(device or device_of(model))
+    device = torch.device(device or model.device)
     image = picture(lr_size, device)
 
     peaks: list[int | None] = []
@@ -187,44 +190,40 @@ def table(costs: Sequence[Cost], latencies: Sequence[Latency], name: str) -> Tab
 
 def timed(model: SRModel, image: Tensor, size: Size) -> list[float]:
     """Seconds of each of `STAGES`, and in all, of enlarging ``image`` (B, 3, h, w); the device finishes each first."""
-
-    def synchronize() -> None:
-        if image.device.type != "cpu":
-            torch.accelerator.synchronize(image.device)
-
-    synchronize()
+    synchronize(image.device)
     marks = [time.perf_counter()]
     for _ in stages(model, image, size, model.renderer):
-        synchronize()
+        synchronize(image.device)
         marks.append(time.perf_counter())
     return [*(b - a for a, b in pairwise(marks)), marks[-1] - marks[0]]
 
 
-def stages(model: SRModel, image: Tensor, size: Size, render: Renderer) -> Iterator[str]:
+def stages(model: SRModel, image: Tensor, size: Size, renderer: Renderer) -> Iterator[str]:
     """`SRModel.render` step by step: yields the name of each stage of `STAGES` when it is done."""
-    padded = model.pad(image)
-    target = model.target((image.shape[-2], image.shape[-1]), size)
-    cell = model.decoder.cell(target, (padded.shape[-2], padded.shape[-1]), len(padded), padded.device)
-    feat = model.features(padded)
+    enlargement = model.prepare(image, size)
+    feat = enlargement.features()
     yield "encoder"
-    latent = model.decoder.latent(feat, padded, cell)
+    latent = enlargement.latent(feat)
     yield "latent"
-    render(model.decoder, latent, target, cell)
+    enlargement.render(latent, renderer)
     yield "render"
 
 
-def count_stages(model: SRModel, image: Tensor, size: Size, render: Renderer) -> dict[str, int]:
+def count_stages(model: SRModel, image: Tensor, size: Size, renderer: Renderer) -> dict[str, int]:
     """MACs of each of `STAGES`."""
     macs, done = {}, 0
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        for stage in stages(model, image, size, render):
+        for stage in stages(model, image, size, renderer):
             flops = counter.get_total_flops()
             macs[stage], done = (flops - done) // 2, flops
     return macs
 
 
-def query_all(decoder: Decoder, latent: Latent, target: Grid, cell: Tensor) -> Tensor:
-    return decoder.query(latent, target.coord(cell.device).expand(len(cell), -1, 2), cell)
+class QueryAll(Renderer):
+    """Queries all pixels at once, whatever memory that takes: on the meta device, none."""
+
+    def __call__(self, decoder: Decoder, latent: Latent, target: Grid, cell: Tensor) -> Tensor:
+        return decoder.query(latent, target.coord(cell.device).expand(len(cell), -1, 2), cell)
 
 
 def on_meta(model: SRModel) -> SRModel:
@@ -236,11 +235,7 @@ def on_meta(model: SRModel) -> SRModel:
 
 def picture(size: Size, device: torch.device) -> Tensor:
     """Noise (1, 3, h, w) in network units, always the same; the global random state is left alone."""
-    return torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device) * 2 - 1
-
-
-def device_of(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
+    return to_network(torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device))
 
 
 def parameters(module: nn.Module) -> int:
@@ -249,7 +244,7 @@ def parameters(module: nn.Module) -> int:
 
 def checked(lr_size: Size) -> Size:
     if len(lr_size) != 2 or any(n != int(n) or n < 1 for n in lr_size):
-        raise ValueError(f"lr_size must be (height, width), both whole and at least 1, got {lr_size}")
+        raise UserError(f"lr_size must be (height, width), both whole and at least 1, got {lr_size}")
     return lr_size
 
 

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lmf.benchmark.timing import synchronize
+
 
 def measure_peak(device: torch.device) -> tuple[float, float]:
     """What the machine can do now: FLOPs a second in a large matrix product or convolution, whichever is faster (they
@@ -25,8 +27,7 @@ def measure_peak(device: torch.device) -> tuple[float, float]:
         for _ in range(2):
             start = time.perf_counter()
             work()
-            if device.type != "cpu":
-                torch.accelerator.synchronize(device)
+            synchronize(device)
             taken.append(time.perf_counter() - start)
         return min(taken)
 

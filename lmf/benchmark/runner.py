@@ -28,6 +28,7 @@ from lmf import kernels
 from lmf.benchmark import cost
 from lmf.benchmark.roofline import measure_peak
 from lmf.decoders.base import Latent
+from lmf.errors import UserError
 from lmf.grid import Size
 from lmf.io.files import write_text
 from lmf.model import SRModel, evaluating, target_size
@@ -110,10 +111,10 @@ def plan(
     """Every combination, but one backend only where a decoder has no fused rendering.
 
     Raises:
-        ValueError: an unknown backend.
+        UserError: an unknown backend.
     """
     if not backends or any(b not in BACKENDS for b in backends):
-        raise ValueError(f"backends must be some of {', '.join(BACKENDS)}, got {', '.join(backends) or 'none'}")
+        raise UserError(f"backends must be some of {', '.join(BACKENDS)}, got {', '.join(backends) or 'none'}")
     sizes, scales = list(sizes), list(scales)
     return [
         Case(name, backend, size, scale, precision)
@@ -165,10 +166,10 @@ def measure(
         progress: wraps the cases of all rounds.
 
     Raises:
-        ValueError: fewer than one repeat; a backend that cannot serve here.
+        UserError: fewer than one repeat; a backend that cannot serve here.
     """
     if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {repeats}")
+        raise UserError(f"repeats must be at least 1, got {repeats}")
     device = torch.device(device)
     rows = count(models, cases)
     times: list[list[list[float]]] = [[] for _ in cases]
@@ -219,14 +220,13 @@ def floors(row: Row, flops: float, bandwidth: float) -> list[float]:
 def traffic(model: SRModel, lr: Size, size: Size) -> dict[str, Any]:
     """`Row.encoder_bytes`, ``latent_bytes`` and ``render_bytes``."""
     meta = cost.on_meta(model)
-    image = meta.pad(torch.empty(1, 3, *lr, device="meta"))
-    cell = torch.empty(1, 2, device="meta")
-    feat = meta.features(image)
-    latent = meta.decoder.latent(feat, image, cell)
+    enlargement = meta.prepare(torch.empty(1, 3, *lr, device="meta"), size)
+    feat = enlargement.features()
+    latent = enlargement.latent(feat)
     maps = sum(t.nbytes for t in tensors(latent))
     encoder, decoder = (4 * cost.parameters(m) for m in (meta.encoder, meta.decoder))
     return {
-        "encoder_bytes": image.nbytes + encoder + feat.nbytes,
+        "encoder_bytes": enlargement.image.nbytes + encoder + feat.nbytes,
         "latent_bytes": feat.nbytes + decoder + maps,
         "render_bytes": maps + 12 * math.prod(size),
     }

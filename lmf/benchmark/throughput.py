@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any
 
-import torch
-
+from lmf.benchmark.timing import synchronize
 from lmf.data import SRDataModule
-from lmf.errors import needed
+from lmf.errors import UserError, needed
 
 with needed("train"):
     import lightning as L
@@ -51,7 +50,7 @@ def measure(
         trainer: makes the trainer from ``callbacks`` and ``max_steps``.
     """
     if batches < 2:
-        raise ValueError(f"batches must be at least 2, got {batches}")
+        raise UserError(f"batches must be at least 2, got {batches}")
     data.prepare_data()
     data.setup("fit")
     alone = seconds_per_batch(data, batches)
@@ -94,6 +93,5 @@ class StepClock(L.Callback):
         self.ends.append(self.now(trainer))
 
     def now(self, trainer: L.Trainer) -> float:
-        if trainer.strategy.root_device.type != "cpu":
-            torch.accelerator.synchronize(trainer.strategy.root_device)
+        synchronize(trainer.strategy.root_device)
         return time.perf_counter()

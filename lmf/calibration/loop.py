@@ -20,10 +20,11 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from lmf.calibration.estimators import Errors, Estimator, State
-from lmf.calibration.remembering import Remembering
+from lmf.calibration.painter import RememberingPainter
 from lmf.data import EvalSet, Source
-from lmf.data.folder import OnCorrupt
+from lmf.data.settings import OnCorrupt
 from lmf.grid import Size, axis
+from lmf.io.colour import to_network
 from lmf.io.files import replacing, write_text
 from lmf.kernels.enlarge import enlarge
 from lmf.model import SRModel, evaluating
@@ -189,7 +190,8 @@ def measure(
         clip: clip the cell at each level as when rendering; the authors clip only the target's.
         skip: with the bilinear skip, if the decoder has one.
     """
-    latent, target, cell = model.prepare(on_device(model, lr), size)
+    enlargement = model.prepare(on_device(model, lr), size)
+    latent, target, cell = enlargement.latent(), enlargement.target, enlargement.cell
     h, w = latent.size
     strength = intensity(model.decoder, latent)[0]
     if not skip:
@@ -220,22 +222,25 @@ def outcome(
     model: SRModel, lr: Tensor, size: Size, tables: Sequence[Table], overlap: bool
 ) -> tuple[list[float], list[int]]:
     """A picture rendered with each of ``tables``: sum of squared differences from dense rendering, rendered pixels."""
-    latent, target, cell = model.prepare(on_device(model, lr), size)
-    decoder = Remembering(model.decoder)
-    exact = decoder.render(latent, target, cell)
+    enlargement = model.prepare(on_device(model, lr), size)
+    latent, target, cell = enlargement.latent(), enlargement.target, enlargement.cell
+    painter = RememberingPainter(model.decoder, latent, Dense().queries)
+    exact, strength = painter.picture(target, cell), intensity(model.decoder, latent)[0]
+    out = torch.empty_like(exact)
     found: dict[str, tuple[float, int]] = {}
     for table in tables:
         if str(table.bounds) not in found:
             renderer = CMSR(Tables({1: [table]}), overlap=overlap, above=0)
-            picture, (stats,) = renderer.render(decoder, latent, target, cell)
-            found[str(table.bounds)] = mse_loss(picture, exact).item() * exact.numel(), sum(stats.rendered)
+            levels = renderer.plan(strength, target)
+            stats = renderer.paint(out, painter, target, cell, levels)
+            found[str(table.bounds)] = mse_loss(out, exact).item() * exact.numel(), sum(stats.rendered)
     squares, rendered = zip(*(found[str(table.bounds)] for table in tables), strict=True)
     return list(squares), list(rendered)
 
 
 def on_device(model: SRModel, lr: Tensor) -> Tensor:
     """``lr`` (3, h, w) in [0, 1] as the model takes it."""
-    return lr[None].to(next(model.parameters()).device) * 2 - 1
+    return to_network(lr[None].to(model.device))
 
 
 def overview(tables: Tables) -> Overview:

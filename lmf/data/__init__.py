@@ -4,12 +4,14 @@ from lmf.errors import needed
 
 with needed("train"):
     from lmf.data.augment import BatchAugment
-    from lmf.data.datamodule import SRDataModule, from_folder
+    from lmf.data.datamodule import SRDataModule
     from lmf.data.evaluation import EvalSet
-    from lmf.data.folder import DataError, ImageFolder
+    from lmf.data.features import FeatureDataModule
+    from lmf.data.folder import ImageFolder
     from lmf.data.loader import TrainLoader
     from lmf.data.sampling import TrainSamples
-    from lmf.data.sources import Archive, Bundled, Folder, Source
+    from lmf.data.settings import DataError, EvalSettings, FileSettings, Sampling
+    from lmf.data.sources import Archive, Bundled, Folder, Source, split_folder
 
 __all__ = [
     "Archive",
@@ -17,11 +19,15 @@ __all__ = [
     "Bundled",
     "DataError",
     "EvalSet",
+    "EvalSettings",
+    "FeatureDataModule",
+    "FileSettings",
     "Folder",
     "ImageFolder",
     "SRDataModule",
+    "Sampling",
     "Source",
     "TrainLoader",
     "TrainSamples",
-    "from_folder",
+    "split_folder",
 ]

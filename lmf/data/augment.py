@@ -10,19 +10,22 @@ from kornia.augmentation import IntensityAugmentationBase2D
 from kornia.geometry.transform import hflip, vflip
 from torch import Tensor, nn
 
-from lmf.data.folder import DataError
+from lmf.data.settings import DataError
 
 
 class BatchAugment(nn.Module):
-    """Turns a batch of `TrainSamples` into what a network is fed.
+    """Turns a batch of `TrainSamples` into the input of a network.
 
-    Colours become float32 in [0, 1], each sample is flipped and transposed as it says, pixel numbers become
-    coordinates in the same convention as `lmf.grid.axis`, bit for bit.
+    Colours become float32 in [0, 1], each sample is flipped and transposed by its ``flip``, and pixel numbers become
+    coordinates that equal those of `lmf.grid.axis` bit for bit.
 
     Args:
         photometric: `kornia.augmentation` modules that change colours pixel by pixel (channel shuffle, jitter,
             gamma, ...). LR patch and targets of a sample go through as one picture, so both change alike.
-        seed: of the photometric modules; what they do depends on (seed, batch number, rank) alone.
+        seed: seed of the photometric modules; their effect depends on (seed, batch number, rank) alone.
+
+    Raises:
+        DataError: a module that does more than change colours.
     """
 
     def __init__(self, photometric: Sequence[nn.Module] = (), seed: int = 0) -> None:
@@ -37,9 +40,14 @@ class BatchAugment(nn.Module):
         self.seed = seed
 
     def forward(self, batch: dict[str, Any], rank: int = 0) -> dict[str, Any]:
-        """Batch of `TrainSamples.__getitems__` with its ``number``, on any device, to a training batch:
+        """Makes a training batch.
 
-        lr (B, 3, p, p), target (B, Q, 3): float32 in [0, 1]; coord (B, Q, 2), cell (B, 2): float32; number: int.
+        Args:
+            batch: a batch of `TrainSamples.__getitems__` with its ``number``, on any device.
+            rank: rank of this process.
+
+        Returns:
+            lr (B, 3, p, p), target (B, Q, 3): float32 in [0, 1]; coord (B, Q, 2), cell (B, 2): float32; number: int.
         """
         lr, target = batch["lr"].float() / 255, batch["target"].float() / 255
         flip, side = batch["flip"], batch["crop"][:, None]

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
-import shutil
 import stat
-import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from lmf.data.folder import DataError
+from lmf.data.settings import DataError
+from lmf.io.files import making_folder
 
 _CHUNK = 1 << 20
 _TIMEOUT = 30  # seconds without a byte
@@ -105,19 +105,19 @@ def unpack(archive: Path, root: Path, folder: str) -> None:
         DataError: the archive is damaged, has no such folder, or has members with absolute paths, with "..", or
             that are links.
     """
-    target = Path(tempfile.mkdtemp(prefix=f".{folder}.", dir=root))
     try:
-        with zipfile.ZipFile(archive) as file:
+        with zipfile.ZipFile(archive) as file, making_folder(root / folder) as temporary:
             for member in file.infolist():
                 check_member(member, archive)
-            file.extractall(target)
-        if not (target / folder).is_dir():
-            raise DataError(f"{archive.name} holds no folder {folder}")
-        os.replace(target / folder, root / folder)
-    except (zipfile.BadZipFile, EOFError) as error:
+            inside = [member for member in file.infolist() if member.filename.startswith(f"{folder}/")]
+            if not inside:
+                raise DataError(f"{archive.name} holds no folder {folder}")
+            for member in inside:
+                member.filename = member.filename.removeprefix(f"{folder}/")
+                if member.filename:
+                    file.extract(member, temporary)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataError(f"{archive} is no intact zip archive ({error}); remove it and try again") from error
-    finally:
-        shutil.rmtree(target, ignore_errors=True)
 
 
 def check_member(member: zipfile.ZipInfo, archive: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,27 +14,25 @@ from torch.utils.data import Dataset
 
 from lmf import io
 from lmf.data.degradations import resize_matlab, resize_pil
-from lmf.data.folder import DataError, ImageFolder, OnCorrupt, to_rgb
-from lmf.data.sources import Source
-
-Protocol = Literal["div2k", "benchmark", "raw"]
-LR = Literal["stored", "pil", "matlab"]
+from lmf.data.folder import ImageFolder, to_rgb
+from lmf.data.settings import LR, DataError, EvalSettings, FileSettings, OnCorrupt, Protocol
+from lmf.data.sources import Source, source_files
 
 
 class EvalSet(Dataset):
     """One set of pictures at one scale.
 
-    LR made here: h = floor(H / s + 1e-9) rows, HR cropped from the top left to round(h s) and reduced to h, columns
-    likewise (the protocol of LIIF). Stored LR: HR cropped from the top left to round(h s) of the stored rows h.
+    Where LR is made here, HR is cropped from the top left to round(h s) rows and reduced to h = floor(H / s + 1e-9)
+    rows, and columns likewise (the protocol of LIIF). Where LR is stored, h is its number of rows.
 
     Args:
-        name: of the pictures; the set is called ``NAME_xSCALE``.
-        source: where they are.
+        name: name of the pictures; the set is called ``NAME_xSCALE``.
+        source: where the pictures are.
         scale: any number of at least 1.
-        protocol: how `lmf.metrics` measures on it: "div2k", "benchmark" or "raw".
-        lr: "stored" reads ``X{scale}/NAMEx{scale}.png`` below the LR folder of the source, and falls back to "pil"
-            if there is no such folder; "pil" and "matlab" reduce bicubically.
-        limit: only the first so many pictures.
+        protocol: how `lmf.metrics` measures on the set: ``"div2k"``, ``"benchmark"`` or ``"raw"``.
+        lr: ``"stored"`` reads ``X{scale}/NAMEx{scale}.png`` below the LR folder of the source, and falls back to
+            ``"pil"`` if there is no such folder; ``"pil"`` and ``"matlab"`` reduce HR bicubically.
+        limit: only the first so many pictures that can be used.
         crop: only the central so many HR pixels, on both sides.
         cache, on_corrupt: see `ImageFolder`.
 
@@ -55,21 +53,12 @@ class EvalSet(Dataset):
         cache: str | Path | None = None,
         on_corrupt: OnCorrupt = "stop",
     ) -> None:
-        if not (math.isfinite(scale) and scale >= 1):
-            raise DataError(f"an evaluation scale must be at least 1, got {scale}")
-        if protocol not in ("div2k", "benchmark", "raw"):
-            raise DataError(f"protocol must be 'div2k', 'benchmark' or 'raw', got {protocol!r}")
-        if lr not in ("stored", "pil", "matlab"):
-            raise DataError(f"lr must be 'stored', 'pil' or 'matlab', got {lr!r}")
-        for option, value in (("limit", limit), ("crop", crop)):
-            if value is not None and value < 1:
-                raise DataError(f"{option} must be at least 1 or null, got {value}")
-        self.name, self.scale, self.protocol = f"{name}_x{scale:g}", float(scale), protocol
+        EvalSettings(scales=(scale,), protocol=protocol, lr=lr, limit=limit, crop=crop)  # checks them
+        self.dataset, self.scale, self.protocol = name, float(scale), protocol
+        self.name = f"{name}_x{scale:g}"
         self.crop = crop
-        smallest = math.ceil(scale)
-        if crop is not None and crop < smallest:
-            raise DataError(f"crop {crop} leaves no LR pixel at scale {scale:g}; it must be at least {smallest}")
-        self.images = ImageFolder(source.files()[:limit], cache, smallest, on_corrupt, decode=on_corrupt == "skip")
+        paths = source_files(source, FileSettings(cache, on_corrupt))
+        self.images = ImageFolder(paths, cache, math.ceil(scale), on_corrupt, on_corrupt == "skip", limit)
         self.stored = self._stored(source.lr_folder(scale)) if lr == "stored" else None
         self.reduce = resize_matlab_to if lr == "matlab" else resize_pil
 
@@ -93,7 +82,7 @@ class EvalSet(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """{"lr": float32 (3, h, w), "hr": float32 (3, H, W), both in [0, 1], "name": stem of the file}."""
+        """Picture ``index``: "lr" (3, h, w) and "hr" (3, H, W), float32 in [0, 1], and "name", the file's stem."""
         hr = self.images[index]
         if self.stored is None:
             lr, hr = self._made(hr)
@@ -123,5 +112,5 @@ def resize_matlab_to(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def to_float(image: np.ndarray) -> Tensor:
-    """uint8 (H, W, 3) to float32 (3, H, W) in [0, 1]."""
+    """Converts uint8 (H, W, 3) to float32 (3, H, W) in [0, 1]."""
     return torch.tensor(image).permute(2, 0, 1).float().contiguous() / 255

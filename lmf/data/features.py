@@ -1,29 +1,87 @@
-"""Training samples whose features a frozen encoder has computed beforehand: decoders train many times faster so."""
+"""Training on features that a frozen encoder has computed beforehand, which is many times faster for a decoder."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor, nn
 
+from lmf.data.datamodule import SRDataModule
 from lmf.data.degradations import resize_pil
-from lmf.data.folder import DataError, ImageFolder
+from lmf.data.folder import ImageFolder
 from lmf.data.sampling import choose, crop_size, permutation
+from lmf.data.settings import DataError, Sampling, check_count
+from lmf.io.files import making_folder
+
+
+class FeatureDataModule(SRDataModule):
+    """An `SRDataModule` that trains on windows of features instead of pictures.
+
+    The features of a fixed number of random crops are computed once and kept in the cache, see `FeatureSamples`.
+    Training batches have in addition "feat" (B, C, p, p) float16, and p is the side of a window.
+
+    Args:
+        encoder: computes the features; an `lmf.encoders.Encoder` in evaluation mode.
+        margin: how far, in LR pixels, a colour depends on the features: ``Decoder.receptive_field``.
+        crops: number of crops.
+        crop_side: side of the LR picture of a crop in pixels.
+        device: where the features are computed.
+        options: options of `SRDataModule`.
+
+    Raises:
+        DataError: there is no cache, photometric augmentations are asked for, or settings are out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: nn.Module,
+        margin: int,
+        crops: int,
+        crop_side: int = 96,
+        device: torch.device | str = "cpu",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if len(self.augment.photometric) or self.files.cache is None:
+            raise DataError("training on cached crops needs data.cache and no data.photometric")
+        self.encoder, self.margin, self.device = encoder, margin, device
+        self.crops, self.crop_side = crops, crop_side
+
+    def prepare_data(self) -> None:
+        """Downloads the missing pictures, then computes the missing features."""
+        super().prepare_data()
+        if self.stage in ("fit", None):
+            self.make_samples().encode(self.device)
+
+    def make_samples(self) -> FeatureSamples:
+        """The training samples; see `SRDataModule.make_samples`."""
+        skip = self.files.on_corrupt == "skip"  # places are drawn for each picture: none may stand in for another
+        return FeatureSamples(
+            self.images(self.crop_side, decode=skip),
+            self.files.cache or "",
+            self.encoder,
+            margin=self.margin,
+            seed=self.seed,
+            crops=self.crops,
+            side=self.crop_side,
+            sampling=self.sampling,
+        )
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A square crop of a photograph, flipped and transposed, and reduced to an LR picture."""
+class Crop:
+    """A square crop of a photograph, flipped and transposed, to be reduced to an LR picture."""
 
     image: int  # its number in the folder
     top: int
@@ -42,26 +100,24 @@ class Scene:
 class FeatureSamples:
     """An endless list of training samples: windows of LR features, and colours of HR pixels within.
 
-    A fixed number of scenes, every one a random crop, scale and flip of a photograph, is encoded once; the features
-    lie in a folder of memory-mapped half-precision files named for all that they depend on. Sample n, a pure function
-    of (seed, n), is a random window of a random scene. A window is ``patch + 2 margin`` LR pixels wide, and its targets
-    keep ``margin`` away from its sides, unless these are sides of the scene: so the decoder sees what it would see of
-    the whole scene.
+    Each of a fixed number of crops has a random place, scale and flip. The crops are encoded once, and their features
+    lie in a folder of memory-mapped half-precision files, named after everything that they depend on. Sample n, a pure
+    function of (seed, n), is a random window of a random crop. A window is ``patch + 2 margin`` LR pixels wide, and its
+    targets keep ``margin`` away from its sides unless these are sides of the crop, so the decoder sees what it would
+    see of the whole crop.
 
     Args:
         images: the photographs, all at least ``crop_size(side, max_scale)`` on both sides.
-        folder: where folders of features are kept; they may be deleted at any time.
+        folder: where folders of features are kept; they may be deleted when nothing uses them.
         encoder: an `lmf.encoders.Encoder` in evaluation mode.
         margin: how far, in LR pixels, a colour depends on the features: ``Decoder.receptive_field``.
         seed: any whole number.
-        scenes: how many are encoded.
-        side: of the LR picture of a scene in pixels, a multiple of what the encoder wants.
-        patch: side of the part of a window that is surely trained on.
-        queries: number of target pixels per sample.
-        min_scale, max_scale: range of scales, of which every scene has one.
+        crops: number of crops.
+        side: side of the LR picture of a crop in pixels, a multiple of ``encoder.multiple``.
+        sampling: ``patch`` is the side of the part of a window that targets always cover; scales are those of crops.
 
     Raises:
-        DataError: settings out of range, or no photographs to be had.
+        DataError: settings out of range.
     """
 
     def __init__(
@@ -72,38 +128,34 @@ class FeatureSamples:
         *,
         margin: int,
         seed: int,
-        scenes: int,
+        crops: int,
         side: int,
-        patch: int,
-        queries: int,
-        min_scale: float,
-        max_scale: float,
+        sampling: Sampling,
     ) -> None:
-        self.window = patch + 2 * margin
-        if scenes < 1:
-            raise DataError(f"scenes must be at least 1, got {scenes}")
+        self.window = sampling.patch + 2 * margin
+        check_count("cached_crops", crops)
         if side < self.window or side % int(encoder.multiple):  # type: ignore[arg-type]
             raise DataError(
-                f"scenes must be at least {self.window} LR pixels wide (patch {patch} and {margin} on either side) "
-                f"and a multiple of {encoder.multiple}, got {side}"
+                f"crop_side must be at least {self.window} LR pixels (patch {sampling.patch} and {margin} on either "
+                f"side) and a multiple of {encoder.multiple}, got {side}"
             )
         self.images, self.encoder = images, encoder
-        self.margin, self.seed, self.side, self.queries = margin, seed, side, queries
-        self.scenes = [self._scene(number, min_scale, max_scale) for number in range(scenes)]
+        self.margin, self.seed, self.side, self.queries = margin, seed, side, sampling.queries
+        self.crops = [self._crop(number, sampling.min_scale, sampling.max_scale) for number in range(crops)]
         self.folder = Path(folder).expanduser() / f"features-{self._fingerprint()}"
 
-    def _scene(self, number: int, min_scale: float, max_scale: float) -> Scene:
+    def _crop(self, number: int, min_scale: float, max_scale: float) -> Crop:
         rng = np.random.default_rng((2, self.seed, number))
         count = len(self.images)
         image = int(permutation(self.seed, number // count, count)[number % count])
         side = crop_size(self.side, rng.uniform(min_scale, max_scale))
         top, left = (int(rng.integers(n - side + 1)) for n in self.images.sizes[image])
         vertical, horizontal, transpose = (bool(bit) for bit in rng.integers(2, size=3))
-        return Scene(image, top, left, side, (vertical, horizontal, transpose))
+        return Crop(image, top, left, side, (vertical, horizontal, transpose))
 
     def _fingerprint(self) -> str:
-        """Of the scenes and the encoder."""
-        digest = hashlib.sha256(json.dumps([self.side, [vars(scene) for scene in self.scenes]]).encode())
+        """A hash of the crops and the encoder."""
+        digest = hashlib.sha256(json.dumps([self.side, [vars(crop) for crop in self.crops]]).encode())
         for path in self.images.paths:
             status = path.stat()
             digest.update(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
@@ -114,57 +166,66 @@ class FeatureSamples:
 
     @torch.inference_mode()
     def encode(self, device: torch.device | str = "cpu", batch_size: int = 8) -> None:
-        """Computes the features of all scenes on ``device``, unless the folder has them.
+        """Computes the features of all crops on ``device`` unless the folder exists.
+
+        Several processes may do so at once: the first to finish makes the folder.
 
         Raises:
-            DataError: too little room on the disk.
+            DataError: a folder that cannot be written, or too little room on the disk.
         """
         if self.folder.is_dir():
             return
-        count, side, width = len(self.scenes), self.side, int(self.encoder.out_channels)  # type: ignore[arg-type]
-        need = count * side * side * (2 * width + 3)
+        before = next(self.encoder.parameters(), torch.empty(0)).device
+        try:
+            self._check_room()
+            with making_folder(self.folder) as temporary:
+                self._encode(temporary, self.encoder.to(device), device, batch_size)
+        except OSError as error:
+            raise DataError(f"cannot write the features {self.folder}: {error.strerror or error}") from error
+        finally:
+            self.encoder.to(before)
+
+    def _check_room(self) -> None:
+        need = len(self.crops) * self.side**2 * (2 * int(self.encoder.out_channels) + 3)  # type: ignore[arg-type]
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(self.folder.parent).free) < need:
             raise DataError(
-                f"the features of {count} scenes need {need / 1e9:.1f} GB in {self.folder.parent}, which has "
-                f"{free / 1e9:.1f}; ask for fewer (schedule.scenes) or another folder (paths.cache)"
+                f"the features of {len(self.crops)} crops need {need / 1e9:.1f} GB in {self.folder.parent}, which has "
+                f"{free / 1e9:.1f}; ask for fewer (schedule.cached_crops) or another folder (paths.cache)"
             )
-        temporary = self.folder.with_name(f".{self.folder.name}.{uuid.uuid4().hex[:8]}")
-        temporary.mkdir()
-        before = next(self.encoder.parameters(), torch.empty(0)).device
-        try:
-            features = np.lib.format.open_memmap(temporary / "feat.npy", "w+", np.float16, (count, side, side, width))
-            pictures = np.lib.format.open_memmap(temporary / "lr.npy", "w+", np.uint8, (count, side, side, 3))
-            self.encoder.to(device)
-            for start in track(range(0, count, batch_size), "encoding", transient=True):
-                part = slice(start, min(start + batch_size, count))
-                for number in range(part.start, part.stop):
-                    pictures[number] = resize_pil(np.ascontiguousarray(self._hr(number)), (side, side))
-                lr = torch.from_numpy(pictures[part]).to(device).permute(0, 3, 1, 2)  # channels-last in memory
-                features[part] = self.encoder(lr / 127.5 - 1).permute(0, 2, 3, 1).half().cpu().numpy()
-            del features, pictures  # flushes
-            temporary.rename(self.folder)
-        finally:
-            self.encoder.to(before)
-            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _encode(self, folder: Path, encoder: nn.Module, device: torch.device | str, batch_size: int) -> None:
+        count, side, width = len(self.crops), self.side, int(encoder.out_channels)  # type: ignore[arg-type]
+        features = np.lib.format.open_memmap(folder / "feat.npy", "w+", np.float16, (count, side, side, width))
+        pictures = np.lib.format.open_memmap(folder / "lr.npy", "w+", np.uint8, (count, side, side, 3))
+        for start in track(range(0, count, batch_size), "encoding", transient=True):
+            part = slice(start, min(start + batch_size, count))
+            for number in range(part.start, part.stop):
+                pictures[number] = resize_pil(np.ascontiguousarray(self._hr(number)), (side, side))
+            lr = torch.from_numpy(pictures[part]).to(device).permute(0, 3, 1, 2)  # channels-last in memory
+            features[part] = encoder(lr / 127.5 - 1).permute(0, 2, 3, 1).half().cpu().numpy()
+        features.flush()
+        pictures.flush()
 
     def _hr(self, number: int) -> np.ndarray:
-        scene = self.scenes[number]
-        return scene.cut(self.images[scene.image])
+        crop = self.crops[number]
+        return crop.cut(self.images[crop.image])
 
     @cached_property
     def feat(self) -> np.ndarray:
+        """Features of all crops, float16 (N, side, side, C), mapped from the folder."""
         return np.load(self.folder / "feat.npy", mmap_mode="r")
 
     @cached_property
     def lr(self) -> np.ndarray:
+        """LR pictures of all crops, uint8 (N, side, side, 3), mapped from the folder."""
         return np.load(self.folder / "lr.npy", mmap_mode="r")
 
     def __getitems__(self, numbers: Sequence[int]) -> dict[str, Tensor] | DataError:
         """Samples ``numbers`` as one batch, P being the side of a window:
 
         feat (B, C, P, P) float16, channels-last; lr (B, 3, P, P), target (B, Q, 3): float32 in [0, 1];
-        coord (B, Q, 2), cell (B, 2): float32, in a window's own coordinates.
+        coord (B, Q, 2), cell (B, 2): float32, in coordinates of the window.
         """
         try:
             samples = [self.sample(number) for number in numbers]
@@ -182,7 +243,7 @@ class FeatureSamples:
     def sample(self, number: int) -> dict[str, np.ndarray]:
         """Sample ``number``: the entries of `__getitems__` without B, channels-last, colours in uint8."""
         rng = np.random.default_rng((0, self.seed, number))
-        count = len(self.scenes)
+        count = len(self.crops)
         at = int(permutation(self.seed, number // count, count)[number % count])
         picture = self._hr(at)
         ratio = self.side / len(picture)  # LR pixels to an HR pixel

@@ -8,21 +8,14 @@ from collections.abc import Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from lmf import io
-from lmf.errors import UserError
+from lmf.data.settings import DataError, OnCorrupt, check_choice
 from lmf.io.files import write_bytes
 
 log = logging.getLogger(__name__)
-
-OnCorrupt = Literal["skip", "stop"]
-
-
-class DataError(UserError):
-    """Data that is missing, damaged or unfit; the message says how to mend it."""
 
 
 class _Unfit(ValueError):
@@ -30,23 +23,25 @@ class _Unfit(ValueError):
 
 
 def list_images(root: str | Path) -> list[Path]:
-    """All image files below ``root``, at any depth, sorted by path; hidden files and folders are left out.
+    """All image files below ``root``, sorted by path; see `lmf.io.list_pictures`.
 
     Raises:
-        DataError: no such folder, or no image in it.
+        DataError: no such folder, one that cannot be read, or no image in it.
     """
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"no such folder of images: {root.absolute()}")
-    found = (path for path in root.rglob("*") if path.suffix.lower() in io.SUFFIXES and path.is_file())
-    paths = sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts))
+    try:
+        paths = io.list_pictures(root)
+    except io.ImageError as error:
+        raise DataError(str(error)) from error
     if not paths:
         raise DataError(f"no images in {root.absolute()} (looked for {', '.join(io.SUFFIXES)} at any depth)")
     return paths
 
 
 def to_rgb(picture: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3) of whatever `lmf.io.read` gives: grey replicated, alpha dropped, 16 bits rounded to 8."""
+    """Converts what `lmf.io.read` returns to uint8 (H, W, 3): replicates grey, drops alpha, rounds 16 bits to 8."""
     if picture.dtype == np.uint16:
         picture = ((picture.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if picture.ndim == 2:
@@ -57,19 +52,22 @@ def to_rgb(picture: np.ndarray) -> np.ndarray:
 
 
 class ImageFolder:
-    """Images as uint8 RGB arrays, checked by their headers when made, decoded when first asked for.
+    """Image files as uint8 RGB arrays.
+
+    Headers are checked when the object is made; an image is decoded when it is first asked for.
 
     Args:
         paths: the files.
-        cache: folder for decoded copies, one memory-mapped ``.npy`` each, named for path, size and time of the
-            original; it may be deleted at any time. None decodes on every access.
+        cache: folder for decoded copies, one memory-mapped ``.npy`` each, named after path, size and time of the
+            original. Processes may share it, and it may be deleted when none uses it. None decodes on every access.
         smallest: the least height and width an image must have.
-        on_corrupt: what to do about images that are damaged or too small. "stop" raises; "skip" leaves them
+        on_corrupt: what to do about images that are damaged or too small. ``"stop"`` raises; ``"skip"`` leaves them
             out with a warning: at once if the header shows it, else by taking the next image of the list.
-        decode: decode every image now, so that later none has to be replaced by the next.
+        decode: decode every image now, so that none has to be replaced later.
+        limit: only the first so many images that can be used; None uses all.
 
     Raises:
-        DataError: naming the image, for "stop"; or if no image remains.
+        DataError: naming the image, for ``"stop"``; or if no image remains.
     """
 
     def __init__(
@@ -79,15 +77,17 @@ class ImageFolder:
         smallest: int = 1,
         on_corrupt: OnCorrupt = "stop",
         decode: bool = False,
+        limit: int | None = None,
     ) -> None:
-        if on_corrupt not in ("skip", "stop"):
-            raise DataError(f"on_corrupt must be 'skip' or 'stop', got {on_corrupt!r}")
+        check_choice("on_corrupt", on_corrupt, OnCorrupt)
         self.on_corrupt = on_corrupt
         self.paths: list[Path] = []
         self.sizes: list[tuple[int, int]] = []
         self._copy: dict[Path, Path] = {}
         self._broken: set[int] = set()
         for path in paths:
+            if len(self.paths) == limit:
+                break
             try:
                 size = io.read_size(path)
                 if min(size) < smallest:
@@ -111,7 +111,10 @@ class ImageFolder:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """uint8 (H, W, 3), read-only; for "skip" the next intact image in place of a damaged one."""
+        """Image ``index``, uint8 (H, W, 3), read-only.
+
+        With ``on_corrupt="skip"`` the next intact image takes the place of a damaged one.
+        """
         for step in range(len(self.paths)):
             at = (index + step) % len(self.paths)
             if at in self._broken:
@@ -135,6 +138,11 @@ class ImageFolder:
         if not copy.exists():
             _save(copy, to_rgb(io.read(path)))
         return _mapped(copy)
+
+
+def intact(paths: Sequence[Path], cache: str | Path | None = None) -> list[Path]:
+    """Those of ``paths`` that can be decoded; a warning names each of the others."""
+    return ImageFolder(paths, cache, on_corrupt="skip", decode=True).paths
 
 
 @lru_cache(maxsize=128)  # each holds a file open

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
 
-from lmf.data.folder import DataError
+from lmf.data.settings import DataError
 
 
 class Samples(Protocol):
-    """What training batches are made of: an endless list such as `TrainSamples` or `FeatureSamples`."""
+    """An endless list of training samples, such as `TrainSamples` or `FeatureSamples`."""
 
     def __getitems__(self, numbers: Sequence[int]) -> dict[str, Any] | DataError:
-        """Samples ``numbers`` as one batch, or what is wrong with them."""
+        """Samples ``numbers`` as one batch, or the error that prevents it."""
 
 
 class TrainLoader(DataLoader):
     """Batches start, start + 1, ... of samples, an epoch at a time.
 
-    Global batch n holds samples n * G .. n * G + G - 1; rank r of R gets the r-th of R equal slices. Iterating goes
-    on where the last iteration was left, so the order does not depend on epochs, workers, ranks or restarts.
+    Global batch n holds samples n * G .. n * G + G - 1; rank r of R gets the r-th of R equal slices. Iterating
+    continues where the last iteration stopped, so the order depends neither on epochs, workers and ranks nor on
+    restarts.
 
     Args:
         samples: the samples.
         batch_size: G, over all ranks.
         iterations: batches per epoch.
+        used: how many of these the trainer takes before it ends the epoch; None for all.
+        repeat: make every epoch repeat the first one.
         rank, world_size: r and R.
         workers: processes that make samples; 0 makes them in this one.
-        pin_memory: whether batches lie in page-locked memory, for faster transfers to a GPU.
+        pin_memory: put batches in page-locked memory, for faster transfers to a GPU.
 
     Raises:
         DataError: batch size not divisible by the number of ranks, or settings below 1.
@@ -42,6 +46,8 @@ class TrainLoader(DataLoader):
         *,
         batch_size: int,
         iterations: int,
+        used: int | None = None,
+        repeat: bool = False,
         rank: int = 0,
         world_size: int = 1,
         workers: int = 0,
@@ -54,7 +60,8 @@ class TrainLoader(DataLoader):
                 f"the batch size counts all devices and must be divisible by their number: {batch_size} is not "
                 f"divisible by {world_size}"
             )
-        self.order = TrainOrder(batch_size, iterations, rank, world_size)
+        self.iterations = iterations
+        self.order = TrainOrder(batch_size, iterations if used is None else used, rank, world_size, repeat)
         super().__init__(
             samples,  # type: ignore[arg-type]
             batch_size=batch_size // world_size,
@@ -67,19 +74,19 @@ class TrainLoader(DataLoader):
         )
 
     def __len__(self) -> int:
-        return self.order.iterations
+        return self.iterations
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
-        """The rest of the epoch: training batches with their ``number``, still to go through `BatchAugment`."""
+        """The rest of the epoch: training batches with their ``number``, ready for `BatchAugment`."""
         for batch in super().__iter__():
             if isinstance(batch, DataError):
                 raise DataError(str(batch))  # raising the local itself would tie workers into a reference cycle
-            batch["number"] = self.order.batches
+            batch["number"] = self.order.content(self.order.batches)
             self.order.batches += 1
             yield batch
 
     def resume(self, batches: int) -> None:
-        """Goes on after ``batches`` batches since the start of training, in the middle of an epoch or not."""
+        """Continues after ``batches`` batches since the start of training, in the middle of an epoch or not."""
         self.order.batches = self.order.resumed = batches
 
     def state_dict(self) -> dict[str, int]:
@@ -87,57 +94,83 @@ class TrainLoader(DataLoader):
         return {"batches": self.order.batches}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on where `state_dict` was taken, unless `resume` has said where."""
+        """Continues where `state_dict` was taken, unless `resume` has been called."""
         if not self.order.resumed:
             self.resume(state["batches"])
 
 
-class TrainOrder(DistributedSampler):
+class TrainOrder(DistributedSampler, SequentialSampler):
     """Sample numbers of one rank, from batch ``batches`` to the end of the epoch.
 
-    A `DistributedSampler` by name, so that Lightning does not put its own in place.
+    The base classes have no part in the order. Lightning leaves a `DistributedSampler` in place in distributed runs,
+    and a `SequentialSampler` with ``overfit_batches``.
     """
 
-    def __init__(self, batch_size: int, iterations: int, rank: int, world_size: int) -> None:
-        self.batch_size, self.iterations = batch_size, iterations
+    def __init__(self, batch_size: int, length: int, rank: int, world_size: int, repeat: bool = False) -> None:
+        self.batch_size, self.length = batch_size, length
         self.local = batch_size // world_size
         self.rank = rank
+        self.repeat = repeat
         self.batches = 0
         self.resumed = 0
 
+    def content(self, batch: int) -> int:
+        """The number that says what is in batch ``batch`` since the start of training."""
+        return batch % self.length if self.repeat else batch
+
     def __len__(self) -> int:
-        return self.iterations * self.local
+        return self.length * self.local
 
     def __iter__(self) -> Iterator[int]:
         first = self.batches
-        done = first % self.iterations if first == self.resumed else 0  # a trainer may end epochs early
-        for batch in range(first, first + self.iterations - done):
-            start = batch * self.batch_size + self.rank * self.local
+        done = first % self.length if first == self.resumed else 0  # a trainer may end epochs early
+        for batch in range(first, first + self.length - done):
+            start = self.content(batch) * self.batch_size + self.rank * self.local
             yield from range(start, start + self.local)
 
 
-class EvalOrder(DistributedSampler):
-    """Every R-th image from the r-th: nothing twice, so ranks may get unequal numbers."""
+class EvalOrder(DistributedSampler, SequentialSampler):
+    """Every R-th image from the r-th, and None where other ranks have one image more.
+
+    Every rank so takes part in as many batches as the others: a rank that had none would skip the evaluation and the
+    collective operations at its end, and the others would wait for it. For the base classes see `TrainOrder`.
+    """
 
     def __init__(self, count: int, rank: int, world_size: int) -> None:
-        self.indices = range(rank, count, world_size)
+        rounds = math.ceil(count / world_size)
+        self.indices = [n if n < count else None for n in range(rank, rounds * world_size, world_size)]
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[int | None]:  # type: ignore[override]
         return iter(self.indices)
+
+
+class Shared(Dataset):
+    """Evaluation images, and an empty item at the index None of `EvalOrder`."""
+
+    def __init__(self, images: Dataset) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int | None) -> dict[str, Any]:
+        return {} if index is None else self.images[index]
 
 
 def eval_loader(
     images: Dataset, *, rank: int = 0, world_size: int = 1, workers: int = 0, pin_memory: bool = False
 ) -> DataLoader:
-    """One image a batch, each image on exactly one rank."""
-    order = EvalOrder(len(images), rank, world_size)  # type: ignore[arg-type]
+    """A loader of one image a batch, each image on exactly one rank.
+
+    All ranks get the same number of batches. Where the images do not suffice, the last batch is an empty dictionary.
+    """
     return DataLoader(
-        images,
+        Shared(images),
         batch_size=1,
-        sampler=order,
+        sampler=EvalOrder(len(images), rank, world_size),  # type: ignore[arg-type]
         num_workers=workers,
         pin_memory=pin_memory,
         generator=torch.Generator(),
@@ -151,4 +184,4 @@ def _whole(batch: Any) -> Any:
 
 def _single(items: list[dict[str, Any]]) -> dict[str, Any]:
     (item,) = items
-    return {**item, "lr": item["lr"][None], "hr": item["hr"][None]}
+    return {**item, "lr": item["lr"][None], "hr": item["hr"][None]} if item else {}

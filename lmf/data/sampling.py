@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from lmf.data.degradations import resize_pil
-from lmf.data.folder import DataError, ImageFolder
+from lmf.data.folder import ImageFolder
+from lmf.data.settings import DataError, Sampling
 
 
 class TrainSamples:
@@ -20,24 +21,17 @@ class TrainSamples:
     [min_scale, max_scale]; a crop of round(patch * s) pixels; its PIL-bicubic reduction to patch x patch; and
     ``queries`` pixels of the crop, without repetition as long as the crop has enough.
 
-    `__getitems__` gives a whole batch, small enough to be cheap to move: uint8 colours and pixel numbers. What a
-    network is fed (floats, coordinates, flips) is made of it on the device by `lmf.data.augment.BatchAugment`.
+    `__getitems__` returns a whole batch of uint8 colours and pixel numbers, which is cheap to move.
+    `lmf.data.BatchAugment` turns it into floats and coordinates on the device, and flips it.
 
     Args:
-        images: the HR images, all at least `crop_size(max_scale)` on both sides.
+        images: the HR images, all at least ``crop_size(patch, max_scale)`` on both sides.
         seed: any whole number.
-        patch: side of the LR patch in pixels.
-        queries: number of target pixels per sample.
-        min_scale, max_scale: range of scales.
+        sampling: patch, queries and scales.
     """
 
-    def __init__(
-        self, images: ImageFolder, seed: int, patch: int, queries: int, min_scale: float, max_scale: float
-    ) -> None:
-        self.images, self.seed = images, seed
-        self.patch, self.queries = patch, queries
-        self.min_scale, self.max_scale = min_scale, max_scale
-        check_sampling(patch, queries, min_scale, max_scale)
+    def __init__(self, images: ImageFolder, seed: int, sampling: Sampling) -> None:
+        self.images, self.seed, self.sampling = images, seed, sampling
 
     def __getitems__(self, numbers: Sequence[int]) -> dict[str, Any] | DataError:
         """Samples ``numbers`` as one batch.
@@ -49,8 +43,8 @@ class TrainSamples:
             crop: int64 (B,), the side of each HR crop.
             flip: bool (B, 3): flip vertically, flip horizontally, transpose; to be done in this order.
 
-            Or the `DataError` that stopped it, for the main process to raise: raised in a worker it would arrive
-            wrapped in the worker's traceback.
+            If a sample cannot be made, the `DataError` that says why. The main process raises it, because an
+            exception raised in a worker would arrive wrapped in the worker's traceback.
         """
         try:
             samples = [self.sample(number) for number in numbers]
@@ -65,12 +59,13 @@ class TrainSamples:
         rng = np.random.default_rng((0, self.seed, number))
         count = len(self.images)
         image = self.images[int(permutation(self.seed, number // count, count)[number % count])]
-        side = crop_size(self.patch, rng.uniform(self.min_scale, self.max_scale))
+        patch, queries = self.sampling.patch, self.sampling.queries
+        side = crop_size(patch, rng.uniform(self.sampling.min_scale, self.sampling.max_scale))
         top, left = (int(rng.integers(n - side + 1)) for n in image.shape[:2])
         crop = np.ascontiguousarray(image[top : top + side, left : left + side])
-        pixel = choose(rng, side * side, self.queries)
+        pixel = choose(rng, side * side, queries)
         return {
-            "lr": resize_pil(crop, (self.patch, self.patch)),
+            "lr": resize_pil(crop, (patch, patch)),
             "target": crop.reshape(-1, 3)[pixel],
             "pixel": pixel,
             "crop": np.array(side),
@@ -84,17 +79,9 @@ def crop_size(patch: int, scale: float) -> int:
 
 
 def choose(rng: np.random.Generator, count: int, queries: int) -> np.ndarray:
-    """``queries`` of the numbers 0 .. ``count`` - 1, each at most once more often than any other needs to be."""
+    """Draws ``queries`` of the numbers 0 .. ``count`` - 1, none more than once oftener than another."""
     whole, rest = divmod(queries, count)
     return np.concatenate([np.tile(np.arange(count), whole), rng.choice(count, rest, replace=False, shuffle=False)])
-
-
-def check_sampling(patch: int, queries: int, min_scale: float, max_scale: float) -> None:
-    """Raises `DataError` for settings no sample can be made with."""
-    if patch < 1 or queries < 1:
-        raise DataError(f"patch and queries must be at least 1, got {patch} and {queries}")
-    if not 0 < min_scale <= max_scale < float("inf"):
-        raise DataError(f"scales must satisfy 0 < min_scale <= max_scale, got {min_scale} and {max_scale}")
 
 
 @lru_cache(maxsize=4)

@@ -5,28 +5,46 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
 from lmf.data.download import fetch_archive
-from lmf.data.folder import DataError, list_images
+from lmf.data.folder import intact, list_images
+from lmf.data.settings import DataError, FileSettings
+
+Filter = Callable[[list[Path]], list[Path]]
 
 
 class Source(ABC):
-    """A set of HR pictures on disk, and maybe LR versions of them."""
+    """A set of HR pictures on disk, and possibly LR versions of them."""
 
     def prepare(self) -> None:
-        """Gets the pictures onto the disk, if it can; called by one process before `files`."""
+        """Downloads the pictures if the source can; one process calls it before any calls `files`."""
         return
 
     @abstractmethod
-    def files(self) -> list[Path]:
-        """The HR files, in a fixed order. Raises `DataError`, saying how to mend it, if there are none."""
+    def files(self, usable: Filter = list) -> list[Path]:
+        """The HR files, in a fixed order.
+
+        Args:
+            usable: returns the files that can be used. A source that chooses some of its files, as one side of a
+                split does, chooses among these; other sources may ignore it.
+
+        Raises:
+            DataError: there are none; the message says what to do.
+        """
 
     def lr_folder(self, scale: float) -> Path | None:
-        """The folder of stored LR versions, ``NAMEx{scale}.png``, if this source has them; it need not exist."""
+        """The folder of stored LR versions ``NAMEx{scale}.png``, which need not exist; None if there are none."""
         return None
+
+
+def source_files(source: Source, settings: FileSettings) -> list[Path]:
+    """The files of ``source``, chosen among those that can be decoded if damaged ones are to be skipped."""
+    if settings.on_corrupt == "stop":
+        return source.files()
+    return source.files(lambda paths: intact(paths, settings.cache))
 
 
 class Folder(Source):
@@ -35,9 +53,12 @@ class Folder(Source):
     Args:
         root: the folder.
         lr: folder with ``X2``, ``X3``, ... of stored LR versions.
-        part: "all", or one side of a split by hashes of the names: "val" is ``fraction`` of the images (at least
-            one), "train" the others. The split does not depend on where the folder lies.
+        part: ``"all"``, or one side of a split by hashes of the names: ``"val"`` is ``fraction`` of the usable images
+            (at least one), ``"train"`` the others. The split does not depend on where the folder lies.
         fraction: see ``part``.
+
+    Raises:
+        DataError: settings out of range.
     """
 
     def __init__(
@@ -49,18 +70,24 @@ class Folder(Source):
     ) -> None:
         if part not in ("all", "train", "val"):
             raise DataError(f"part must be 'all', 'train' or 'val', got {part!r}")
+        if not isinstance(fraction, int | float):
+            raise DataError(f"fraction must be a number, got {fraction!r}")
         if not 0 < fraction < 1:
             raise DataError(f"fraction must be between 0 and 1, got {fraction}")
         self.root = Path(root)
         self.lr = Path(lr) if lr is not None else None
         self.part, self.fraction = part, fraction
 
-    def files(self) -> list[Path]:
+    def files(self, usable: Filter = list) -> list[Path]:
+        """The images of this side, sorted by path; see `Source.files`."""
         paths = list_images(self.root)
         if self.part == "all":
             return paths
+        paths = usable(paths)
         if len(paths) < 2:
-            raise DataError(f"{self.root.absolute()} holds one image, too few to split; give a folder for validation")
+            raise DataError(
+                f"{self.root.absolute()} holds one usable image, too few to split; give a folder for validation"
+            )
         held = set(sorted(paths, key=self._hash)[: max(1, int(len(paths) * self.fraction))])
         return [path for path in paths if (path in held) == (self.part == "val")]
 
@@ -68,13 +95,41 @@ class Folder(Source):
         return hashlib.sha256(path.relative_to(self.root).as_posix().encode()).hexdigest()
 
     def lr_folder(self, scale: float) -> Path | None:
+        """``X{scale}`` below ``lr``; see `Source.lr_folder`."""
         return self.lr / f"X{scale:g}" if self.lr is not None else None
+
+
+def split_folder(
+    part: Literal["train", "val"],
+    root: str | Path | None = None,
+    val_root: str | Path | None = None,
+    fraction: float = 0.1,
+) -> Folder:
+    """The side ``part`` of a folder of pictures that may have another folder for validation beside it.
+
+    Args:
+        part: ``"train"`` or ``"val"``.
+        root: the pictures to train on; required, None only gives a better message.
+        val_root: the pictures to validate on; None holds back ``fraction`` of those in ``root``.
+        fraction: between 0 and 1; at least one picture is held back.
+
+    Raises:
+        DataError: no folder is given.
+    """
+    if root is None:
+        raise DataError("which pictures? give their folder: data.root=FOLDER")
+    if val_root is None:
+        return Folder(root, part=part, fraction=fraction)
+    return Folder(val_root if part == "val" else root)
 
 
 class Bundled(Source):
     """Photographs that come with scikit-image: enough to try everything without a download.
 
-    The two sides share no picture; the stereo pair is on one side.
+    The two sides share no picture; both pictures of the stereo pair are on one side.
+
+    Args:
+        part: ``"train"`` (10 pictures) or ``"val"`` (2).
     """
 
     NAMES: Mapping[str, tuple[str, ...]] = {
@@ -98,7 +153,8 @@ class Bundled(Source):
             raise DataError(f"part must be 'train' or 'val', got {part!r}")
         self.part = part
 
-    def files(self) -> list[Path]:
+    def files(self, usable: Filter = list) -> list[Path]:
+        """The pictures of this side, in the order of `NAMES`."""
         package = importlib.util.find_spec("skimage")
         if package is None or package.origin is None:
             raise DataError("the bundled pictures are those of scikit-image, which is not installed")
@@ -119,9 +175,9 @@ class Archive(Folder):
     Args:
         root: where to unpack.
         folder: the folder that the archive holds.
-        url: of the archive.
-        md5: checksum of the archive; None leaves it unchecked.
-        download: whether it may be fetched.
+        url: address of the archive.
+        md5: checksum of the archive; None accepts any.
+        download: whether the archive may be downloaded.
         lr: folder with ``X2``, ``X3``, ... of stored LR versions.
     """
 
@@ -138,11 +194,13 @@ class Archive(Folder):
         self.url, self.md5, self.download = url, md5, download
 
     def prepare(self) -> None:
+        """Downloads and unpacks the archive unless the folder exists."""
         if self.download and not self.root.is_dir():
             fetch_archive(self.url, self.root.parent, self.root.name, self.md5)
 
-    def files(self) -> list[Path]:
+    def files(self, usable: Filter = list) -> list[Path]:
+        """All images of the folder, sorted by path."""
         if not self.root.is_dir():
             where = self.root.parent.absolute()
             raise DataError(f"no folder {self.root.absolute()}; download {self.url} and unpack it into {where}")
-        return super().files()
+        return super().files(usable)

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmf import grid
-from lmf.kernels.enlarge import enlarge
-from lmf.region import Layer, Region
+from lmf import grid, kernels
+from lmf.errors import UserError
 
 Skip = Literal["none", "bilinear"]
 
@@ -28,6 +27,18 @@ class Latent:
 
     size: grid.Size
     image: Tensor | None
+
+
+@dataclass(frozen=True)
+class KernelInputs:
+    """Arguments of the fused kernels; see `lmf.kernels.render_grid`."""
+
+    modulation: Tensor
+    code: Tensor
+    extra: Tensor
+    image: Tensor | None
+    weights: kernels.Weights
+    encoding: kernels.InputEncoding
 
 
 class Decoder(nn.Module):
@@ -51,7 +62,7 @@ class Decoder(nn.Module):
     def __init__(self, in_channels: int, skip: Skip = "none", clip_scale: float | None = None) -> None:
         super().__init__()
         if skip not in get_args(Skip):
-            raise ValueError(f"skip must be one of {get_args(Skip)}, got {skip!r}")
+            raise UserError(f"skip must be one of {get_args(Skip)}, got {skip!r}")
         self.in_channels = in_channels
         self.skip = skip
         self.clip_scale = clip_scale
@@ -100,39 +111,22 @@ class Decoder(nn.Module):
         coord = target.coord(cell.device).expand(len(cell), -1, 2)
         return self.query(latent, coord, cell).transpose(1, 2).unflatten(2, target.size)
 
-    def paint(self, out: Tensor, part: Region, latent: Latent, target: grid.Grid, cell: Tensor, queries: int) -> None:
-        """`render`s some pixels of ``target`` alone, of one image, into ``out``.
-
-        Args:
-            out: (3, rows, cols), contiguous; pixels beyond ``part`` stay as they are.
-            part: which.
-            queries: at a time, where `decode` needs temporaries.
-        """
-        y, x = target.axes(cell.device)
-        for index in part.mask.flatten().nonzero()[:, 0].split(queries):
-            coord = torch.stack([y[index // len(x)], x[index % len(x)]], dim=-1)  # (Q, 2)
-            rgb = self.query(latent, coord[None], cell)[0]  # (Q, 3)
-            out.view(3, -1)[:, index] = rgb.T.to(out.dtype)
-
-    def paint_layers(
-        self, out: Tensor, target: grid.Grid, layers: Sequence[Layer], latent: Latent, queries: int
-    ) -> None:
-        """`paint`s one image in levels, each enlarged to ``target``, into ``out`` (3, rows, cols), contiguous.
-
-        Args:
-            layers: pixels of ``target`` that are none's stay as they are.
-            queries: as in `paint`.
-        """
-        for layer in layers:
-            picture = out if layer.shown is None else out.new_empty(3, *layer.grid.size)
-            self.paint(picture, layer.part, latent, layer.grid, layer.cell, queries)
-            if layer.shown is not None:
-                enlarge(picture, layer.grid, target, out, layer.shown)
-
     @property
     def constant_memory(self) -> bool:
-        """Whether `render` needs no memory to speak of besides its result, however large."""
+        """Whether `render` needs no memory to speak of besides its result, however large that is."""
         return False
+
+    def intensity(self, latent: Any) -> Tensor | None:
+        """Modulation intensity (B, h, w) of ``latent``; None for decoders without latent modulation."""
+        return None
+
+    def kernel_inputs(self, latent: Any, cells: Tensor) -> KernelInputs | None:
+        """What `lmf.kernels` renders ``latent`` from, or None if it cannot.
+
+        Args:
+            cells: (N, 2), of which each gives a row of ``extra``.
+        """
+        return None
 
     def skipped(self, latent: Latent) -> Tensor | None:
         """The picture (B, 3, h, w) to be sampled and added to what `decode` predicts, or None."""

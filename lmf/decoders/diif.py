@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lmf import grid
 from lmf.decoders.base import MLP, Decoder, Latent, Skip
+from lmf.errors import UserError
 
 Slicing = Literal["linear", "constant"]
 
@@ -60,9 +61,9 @@ class DIIF(Decoder):
     ) -> None:
         super().__init__(in_channels, skip, None)
         if slicing not in get_args(Slicing):
-            raise ValueError(f"slicing must be one of {get_args(Slicing)}, got {slicing!r}")
+            raise UserError(f"slicing must be one of {get_args(Slicing)}, got {slicing!r}")
         if not coarse or not fine:
-            raise ValueError(f"coarse and fine need at least one width each, got {coarse} and {fine}")
+            raise UserError(f"coarse and fine need at least one width each, got {coarse} and {fine}")
         self.slicing = slicing
         self.coarse = MLP(9 * in_channels + 4, coarse[:-1], coarse[-1])
         self.fine = MLP(coarse[-1] + 2, fine, 3)

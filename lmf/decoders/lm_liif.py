@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lmf import grid
 from lmf.decoders.base import MLP, Skip
 from lmf.decoders.modulation import LMFDecoder, ModulatedLatent, ModulatedMLP
+from lmf.errors import UserError
 
 
 class LMLIIF(LMFDecoder):
@@ -40,7 +41,7 @@ class LMLIIF(LMFDecoder):
     ) -> None:
         super().__init__(in_channels, skip, clip_scale)
         if not hyper:
-            raise ValueError("hyper needs at least one hidden width, got none")
+            raise UserError("hyper needs at least one hidden width, got none")
         self.code_channels = code_channels
         self.imnet = ModulatedMLP((code_channels or in_channels) + 4, width, depth)
         self.hypernet = MLP(9 * in_channels + 2, hyper, self.imnet.modulations + code_channels)

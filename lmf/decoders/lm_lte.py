@@ -11,6 +11,7 @@ from lmf import grid
 from lmf.decoders.base import MLP, Skip
 from lmf.decoders.lte import estimate, fourier
 from lmf.decoders.modulation import LMFDecoder, ModulatedLatent, ModulatedMLP
+from lmf.errors import UserError
 
 
 class LMLTE(LMFDecoder):
@@ -43,9 +44,9 @@ class LMLTE(LMFDecoder):
     ) -> None:
         super().__init__(in_channels, skip, clip_scale)
         if hidden_dim < 2 or hidden_dim % 2:
-            raise ValueError(f"hidden_dim must be even and at least 2, got {hidden_dim}")
+            raise UserError(f"hidden_dim must be even and at least 2, got {hidden_dim}")
         if code_channels < 0 or code_channels % 4:
-            raise ValueError(f"code_channels must be a multiple of 4, got {code_channels}")
+            raise UserError(f"code_channels must be a multiple of 4, got {code_channels}")
         self.code_channels = code_channels
         self.coef = nn.Conv2d(in_channels, hidden_dim, 3, padding=1)
         self.freq = nn.Conv2d(in_channels, hidden_dim, 3, padding=1)

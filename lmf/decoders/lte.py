@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lmf import grid
 from lmf.decoders.base import MLP, Decoder, Latent, Skip
+from lmf.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class LTE(Decoder):
     ) -> None:
         super().__init__(in_channels, skip, clip_scale)
         if hidden_dim < 2 or hidden_dim % 2:
-            raise ValueError(f"hidden_dim must be even and at least 2, got {hidden_dim}")
+            raise UserError(f"hidden_dim must be even and at least 2, got {hidden_dim}")
         self.coef = nn.Conv2d(in_channels, hidden_dim, 3, padding=1)
         self.freq = nn.Conv2d(in_channels, hidden_dim, 3, padding=1)
         self.phase = nn.Linear(2, hidden_dim // 2, bias=False)

@@ -7,7 +7,6 @@ renderer reads besides modulations; everything else is here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lmf import grid, kernels
-from lmf.decoders.base import Decoder, Latent, Skip
-from lmf.region import Layer, Region
+from lmf.decoders.base import Decoder, KernelInputs, Latent, Skip
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,17 @@ class ModulatedMLP(nn.Module):
     """The renderer: ``depth`` hidden layers of ``width``, each modulated, then an unmodulated output layer.
 
     ``x = relu((W x + b) * (1 + scale_l) + shift_l)`` (eq. 6)
+
+    ``fusable``: the kernels compute the same from `weights`. A subclass with a `forward` of another kind is not, unless
+    it says so.
     """
+
+    fusable: bool = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "forward" in vars(cls) and "fusable" not in vars(cls):
+            cls.fusable = False
 
     def __init__(self, in_dim: int, width: int, depth: int, out_dim: int = 3) -> None:
         super().__init__()
@@ -78,12 +86,22 @@ class ModulatedMLP(nn.Module):
 class LMFDecoder(Decoder):
     """Base of the LMF decoders. Subclasses set ``imnet: ModulatedMLP``, define `latent`, and say what ``imnet`` reads.
 
-    Either set ``input_encoding`` to one that `lmf.kernels` renders fused and define `extra`, or
-    define `render_input`.
+    Either set ``input_encoding`` to one that `lmf.kernels` renders fused and define `extra`, or define `render_input`.
+
+    ``fused_grids``: whole grids are rendered by the kernels too, without `decode` and `query`. A subclass that defines
+    one of these turns this off, and one that defines `render_input` turns ``input_encoding`` off, unless it sets them.
     """
 
     imnet: ModulatedMLP
     input_encoding: kernels.InputEncoding | None = None
+    fused_grids: bool = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "render_input" in vars(cls) and "input_encoding" not in vars(cls):
+            cls.input_encoding = None
+        if {"decode", "query"} & vars(cls).keys() and "fused_grids" not in vars(cls):
+            cls.fused_grids = False
 
     def __init__(self, in_channels: int, skip: Skip = "none", clip_scale: float | None = 4.0) -> None:
         super().__init__(in_channels, skip, clip_scale)
@@ -113,7 +131,7 @@ class LMFDecoder(Decoder):
 
     def decode(self, latent: ModulatedLatent, coord: Tensor, cell: Tensor) -> Tensor:
         rel_cell = grid.relative_cell(cell, latent.size)  # (B, 2)
-        if encoding := self.fused_encoding():
+        if encoding := self.fused_encoding:
             extra, weights = self.extra(rel_cell), self.imnet.weights()
             return kernels.render(latent.modulation, latent.code, extra, coord, weights, encoding)
         cells = rel_cell[:, None].expand(*coord.shape)
@@ -125,38 +143,34 @@ class LMFDecoder(Decoder):
         )
 
     def render(self, latent: Any, target: grid.Grid, cell: Tensor) -> Tensor:
-        encoding = self.fused_encoding()
-        if encoding is None or not self.constant_memory:
+        inputs = self.kernel_inputs(latent, cell)
+        if inputs is None:
             return super().render(latent, target, cell)
-        extra, image = self.extra(grid.relative_cell(cell, latent.size)), self.skipped(latent)
-        return kernels.render_grid(latent.modulation, latent.code, extra, target, image, self.imnet.weights(), encoding)
-
-    def paint(self, out: Tensor, part: Region, latent: Any, target: grid.Grid, cell: Tensor, queries: int) -> None:
-        if not self.painted(out, target, [Layer(target, cell, part)], latent):
-            super().paint(out, part, latent, target, cell, queries)
-
-    def paint_layers(self, out: Tensor, target: grid.Grid, layers: Sequence[Layer], latent: Any, queries: int) -> None:
-        if not self.painted(out, target, layers, latent):
-            super().paint_layers(out, target, layers, latent, queries)
-
-    def painted(self, out: Tensor, target: grid.Grid, layers: Sequence[Layer], latent: Any) -> bool:
-        """Paints all layers at once, if that can be done."""
-        encoding = self.fused_encoding()
-        weights = self.imnet.weights() if encoding and self.constant_memory else None
-        if encoding is None or weights is None or not kernels.layered(out, latent.modulation, weights, encoding):
-            return False
-        extra = self.extra(grid.relative_cell(torch.cat([layer.cell for layer in layers]), latent.size))
-        kernels.render_layers(
-            out, target, layers, latent.modulation, latent.code, extra, self.skipped(latent), weights, encoding
+        return kernels.render_grid(
+            inputs.modulation, inputs.code, inputs.extra, target, inputs.image, inputs.weights, inputs.encoding
         )
-        return True
 
     @property
     def constant_memory(self) -> bool:
-        own = type(self).decode is not LMFDecoder.decode or type(self).query is not Decoder.query
-        return self.fused_encoding() is not None and not own
+        return self.fused_encoding is not None and self.fused_grids
 
+    @property
     def fused_encoding(self) -> kernels.InputEncoding | None:
-        """``input_encoding``, unless a subclass of a fused decoder went its own way after all."""
-        own = type(self).render_input is not LMFDecoder.render_input or type(self.imnet) is not ModulatedMLP
-        return None if own else self.input_encoding
+        """``input_encoding`` if the kernels can render ``imnet``."""
+        return self.input_encoding if self.imnet.fusable else None
+
+    def intensity(self, latent: ModulatedLatent) -> Tensor:
+        return latent.intensity()
+
+    def kernel_inputs(self, latent: ModulatedLatent, cells: Tensor) -> KernelInputs | None:
+        encoding = self.fused_encoding
+        if encoding is None or not self.fused_grids:
+            return None
+        return KernelInputs(
+            modulation=latent.modulation,
+            code=latent.code,
+            extra=self.extra(grid.relative_cell(cells, latent.size)),
+            image=self.skipped(latent),
+            weights=self.imnet.weights(),
+            encoding=encoding,
+        )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from lmf.errors import UserError
+
 
 class Encoder(nn.Module):
     """Maps an image (B, 3, h, w) in [-1, 1] to features (B, ``out_channels``, h, w).
@@ -21,7 +23,7 @@ class Encoder(nn.Module):
     def __init__(self, out_channels: int) -> None:
         super().__init__()
         if out_channels < 1:
-            raise ValueError(f"out_channels must be at least 1, got {out_channels}")
+            raise UserError(f"out_channels must be at least 1, got {out_channels}")
         self.out_channels = out_channels
 
     def forward(self, image: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from lmf.encoders.base import Encoder
+from lmf.errors import UserError
 from lmf.grid import Size
 
 
@@ -40,11 +41,11 @@ class SwinIR(Encoder):
     ) -> None:
         super().__init__(out_channels)
         if window < 2 or window % 2:
-            raise ValueError(f"window must be even and at least 2, got {window}")
+            raise UserError(f"window must be even and at least 2, got {window}")
         if not depths or len(depths) != len(heads):
-            raise ValueError(f"depths and heads must be equally long and not empty, got {depths} and {heads}")
+            raise UserError(f"depths and heads must be equally long and not empty, got {depths} and {heads}")
         if any(embed % n for n in heads):
-            raise ValueError(f"embed must be a multiple of every number of heads, got {embed} and {heads}")
+            raise UserError(f"embed must be a multiple of every number of heads, got {embed} and {heads}")
         self.multiple = self.window = window
         # The first block of a group reaches across its window, each further one across the half that shifting adds.
         self.receptive_field = 3 + sum(window - 1 + (depth - 1) * (window // 2) + 1 for depth in depths)

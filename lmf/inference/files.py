@@ -16,16 +16,15 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from lmf import io
-from lmf.benchmark.cost import device_of, process_peak
-from lmf.decoders.base import Decoder, Latent
+from lmf.benchmark.cost import process_peak
 from lmf.errors import UserError
-from lmf.grid import Grid, Size
+from lmf.grid import Size
 from lmf.inference import tiling
+from lmf.io.colour import from_network, to_network
 from lmf.model import SRModel, evaluating, target_size
-from lmf.renderers import CMSR, Renderer, Stats
+from lmf.renderers import Renderer, Stats
 
 log = logging.getLogger(__name__)
 
@@ -111,8 +110,7 @@ def run(
     """
     failed = 0
     seen: list[Stats] = []
-    if isinstance(model.renderer, CMSR):
-        model.renderer = watching(model.renderer, seen)
+    renderer = model.renderer.watched(seen)
     wanted = (size[0], size[1]) if size else None
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     progress = Progress(*columns, transient=True, disable=not Console().is_terminal)
@@ -126,7 +124,7 @@ def run(
                 shape = (h, w, *picture.shape[2:])
                 io.check_writable(destination, shape, picture.dtype, quality)
                 destination.parent.mkdir(parents=True, exist_ok=True)
-                bands = watched(enlarged(model, picture, (h, w), tile), progress, bar, h)
+                bands = watched(enlarged(model, picture, (h, w), tile, renderer), progress, bar, h)
                 io.write_bands(destination, bands, shape, picture.dtype, quality)
             except (ValueError, OSError) as error:
                 failed += 1
@@ -137,16 +135,6 @@ def run(
     if peak := process_peak():
         log.info(f"peak memory {peak / 2**30:.2f} GiB")
     return failed
-
-
-def watching(renderer: CMSR, seen: list[Stats]) -> Renderer:
-    """``renderer``, which puts into ``seen`` what it rendered of the last picture."""
-
-    def render(decoder: Decoder, latent: Latent, target: Grid, cell: Tensor) -> Tensor:
-        picture, seen[:] = renderer.render(decoder, latent, target, cell)
-        return picture
-
-    return render
 
 
 def described(stats: Stats) -> str:
@@ -169,12 +157,14 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def enlarged(model: SRModel, picture: np.ndarray, size: Size, tile: int) -> Iterator[np.ndarray]:
+def enlarged(
+    model: SRModel, picture: np.ndarray, size: Size, tile: int, renderer: Renderer | None = None
+) -> Iterator[np.ndarray]:
     """``picture`` (h, w[, C]), uint8 or uint16, enlarged to ``size``: bands of rows of the same kind, top to bottom."""
     colour, restore = io.decompose(picture)
     top = 0
-    for band in tiling.bands(model, colour.to(device_of(model)) * 2 - 1, size, tile):
-        yield restore((band / 2 + 0.5).clamp(0, 1), top, size[0])
+    for band in tiling.bands(model, to_network(colour.to(model.device)), size, tile, renderer):
+        yield restore(from_network(band), top, size[0])
         top += band.shape[2]
 
 

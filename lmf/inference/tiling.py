@@ -3,50 +3,55 @@
 The result is that of `SRModel.render` up to float32 rounding: tiles and strips overlap by as much as encoder and
 decoder say they look around themselves (``receptive_field``), and coordinates keep their rounding (`lmf.grid.Strip`).
 Where a decoder knows no bound (non-local features), features are still made tile by tile, but latents are of the whole
-picture; where an encoder knows none, features are; a renderer other than `Dense` (CMSR) gets, and makes, the whole.
+picture; where an encoder knows none, features are; a renderer that is not pointwise (CMSR) gets, and makes, the whole.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from lmf.grid import Size, Strip
+from lmf.errors import UserError
+from lmf.grid import Size
 from lmf.model import SRModel
-from lmf.renderers import Dense
+from lmf.renderers import Renderer
 
 TILE = 768
 LATENTS = 1 << 18  # decoded at a time
 PIXELS = 1 << 22  # rendered at a time
 
 
-def bands(model: SRModel, lr: Tensor, size: Size, tile: int = TILE) -> Iterator[Tensor]:
+def bands(
+    model: SRModel, lr: Tensor, size: Size, tile: int = TILE, renderer: Renderer | None = None
+) -> Iterator[Tensor]:
     """``model.render(lr, size)`` as bands of rows (B, 3, rows, W), top to bottom.
 
     Args:
         lr: (B, 3, h, w) in network units.
+        size: output (H, W).
         tile: side of what the encoder sees at once, in LR pixels, not counting the overlap; it bounds memory. Smaller
             pictures go through it whole.
+        renderer: instead of the model's.
 
     Raises:
-        ValueError: a tile smaller than 1.
+        UserError: a tile smaller than 1.
     """
     if tile < 1:
-        raise ValueError(f"tile must be at least 1 pixel, got {tile}")
-    image = model.pad(lr)
-    h, w = image.shape[-2:]
-    target = model.target((lr.shape[-2], lr.shape[-1]), size)
-    rows, cols = target.size
-    scale = target.cells[0] / h
-    reach = model.decoder.receptive_field if isinstance(model.renderer, Dense) else None
+        raise UserError(f"tile must be at least 1 pixel, got {tile}")
+    renderer = renderer or model.renderer
+    whole = model.prepare(lr, size)
+    h, w = whole.image.shape[-2:]
+    rows, cols = whole.target.size
+    scale = whole.target.cells[0] / h
+    reach = model.decoder.receptive_field if renderer.pointwise else None
     margin = 0 if reach is None else reach + math.ceil(1 / scale)
-    whole = features(model, image, (0, h), tile) if reach is None or model.encoder.receptive_field is None else None
-    pixels = max(1, PIXELS // (len(lr) * cols)) if isinstance(model.renderer, Dense) else rows
+    at_once = reach is None or model.encoder.receptive_field is None
+    all_features = features(model, whole.image, (0, h), tile) if at_once else None
+    pixels = max(1, PIXELS // (len(lr) * cols)) if renderer.pointwise else rows
 
     def around(start: int, stop: int) -> tuple[int, int]:
         """The LR rows that output rows ``start .. stop - 1`` depend on."""
@@ -54,16 +59,15 @@ def bands(model: SRModel, lr: Tensor, size: Size, tile: int = TILE) -> Iterator[
             return 0, h
         return max(0, math.floor(start / scale) - margin), min(h, math.ceil(stop / scale) + margin)
 
-    for start, stop in cut(0, rows, rows if whole is not None else max(1, int(tile * scale))):
-        top, bottom = (0, h) if whole is not None else around(start, stop)
-        feat = features(model, image, (top, bottom), tile) if whole is None else whole
+    for start, stop in cut(0, rows, rows if at_once else max(1, int(tile * scale))):
+        top, bottom = (0, h) if at_once else around(start, stop)
+        feat = features(model, whole.image, (top, bottom), tile) if all_features is None else all_features
         for first, last in cut(start, stop, rows if reach is None else max(1, int(LATENTS / (len(lr) * w) * scale))):
             a, b = around(first, last)
-            grid = replace(target, strip=Strip(a, b, h)) if (a, b) != (0, h) else target
-            cell = model.decoder.cell(grid, (b - a, w), len(lr), lr.device)
-            latent = model.decoder.latent(feat[:, :, a - top : b - top], image[:, :, a:b], cell)
+            strip = whole.strip(a, b)
+            latent = strip.latent(feat[:, :, a - top : b - top])
             for i, j in cut(first, last, pixels):
-                yield model.renderer(model.decoder, latent, grid.band(i, j), cell)
+                yield strip.crop((i, j), (0, cols)).render(latent, renderer)
 
 
 def features(model: SRModel, image: Tensor, rows: tuple[int, int], tile: int) -> Tensor:

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from lmf.grid import Grid
 from lmf.kernels import ops, reference
+from lmf.kernels.checks import check_grid, check_latent, check_layers, check_points
+from lmf.kernels.layout import InputEncoding, Weights
 from lmf.kernels.ops import BACKENDS, backend
-from lmf.kernels.reference import InputEncoding, Weights, blend
+from lmf.kernels.reference import blend
 from lmf.region import Layer
 
 __all__ = [
@@ -34,7 +36,10 @@ __all__ = [
 def render(
     modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, encoding: InputEncoding
 ) -> Tensor:
-    """Colours at scattered coordinates, blended over the local ensemble (`lmf.grid.ensemble`).
+    """Renders colours at scattered coordinates, blended over the local ensemble (`lmf.grid.ensemble`).
+
+    A coordinate beyond [-1, 1] reads the latents at the border, relative to which it lies as far away as it does. One
+    that is NaN or infinite gives NaN in all three colours.
 
     Args:
         modulation: (B, h, w, 2 L D), all scales (L x D) then all shifts (L x D).
@@ -48,10 +53,14 @@ def render(
 
     Returns:
         (B, Q, 3), float64 if modulation is, else float32. Differentiable with respect to all but coord (once).
+
+    Raises:
+        ValueError: a tensor whose shape or device does not fit the others.
     """
-    check(modulation, code, extra, weights, encoding)
     modulation, code, extra, coord, *mlp = same_type(modulation, code, extra, coord, *weights)
     if ops.forced == "reference" or (coord.requires_grad and torch.is_grad_enabled()):
+        check_latent(modulation, code, extra, Weights(*mlp), encoding)
+        check_points(modulation, coord)
         return reference.render(modulation, code, extra, coord, Weights(*mlp), encoding)
     return ops.render(modulation, code, extra, coord, *mlp, encoding)
 
@@ -65,25 +74,32 @@ def render_grid(
     weights: Weights,
     encoding: InputEncoding,
 ) -> Tensor:
-    """Colours of the pixels of ``target``: (B, 3, rows, cols); see `render`.
+    """Renders the pixels of ``target``; see `render`.
 
     Args:
         image: (B, 3, h', w') sampled bilinearly at every pixel, border repeated, and added; or None.
+
+    Returns:
+        (B, 3, rows, cols).
+
+    Raises:
+        ValueError: a tensor whose shape or device does not fit the others.
     """
-    check(modulation, code, extra, weights, encoding)
     modulation, code, extra, y, x, *mlp = same_type(modulation, code, extra, *target.axes(modulation.device), *weights)
     if image is not None:
         image = image.to(modulation.dtype)
     inputs = [t for t in (modulation, code, extra, image, *mlp) if t is not None]
     if ops.forced == "reference" or (torch.is_grad_enabled() and any(t.requires_grad for t in inputs)):
+        check_latent(modulation, code, extra, Weights(*mlp), encoding)
+        check_grid(modulation, y, x, image)
         return reference.render_grid(modulation, code, extra, y, x, image, Weights(*mlp), encoding)
     return ops.render_grid(modulation, code, extra, y, x, image, *mlp, encoding)
 
 
 def layered(out: Tensor, modulation: Tensor, weights: Weights, encoding: InputEncoding) -> bool:
-    """Whether `render_layers` can serve; `render` always can."""
+    """Whether `render_layers` can render these; `render` always can."""
     same = out.dtype == modulation.dtype and out.device == modulation.device
-    native = hasattr(ops.implementation(modulation, weights, encoding), "render_layers")
+    native = ops.implementation(modulation, weights, encoding).LAYERS
     return same and native and out.is_contiguous() and not torch.is_grad_enabled()
 
 
@@ -98,16 +114,25 @@ def render_layers(
     weights: Weights,
     encoding: InputEncoding,
 ) -> None:
-    """Of one image a picture in levels, each as `render_grid` renders it; no gradients. See `layered`.
+    """Renders a picture of one image in levels, each as `render_grid` does it. There are no gradients.
+
+    Only where `layered` says so.
 
     Args:
         out: (3, rows, cols) of ``target``, contiguous, of the type of the modulations; pixels of no layer stay.
         layers: at least one.
         extra: (layers, E), of each.
+
+    Raises:
+        ValueError: a tensor whose shape, type or device does not fit the others, or a layer that does not lie in its
+            grid or in ``target``.
     """
-    check(modulation, code, extra, weights, encoding)
     modulation, code, extra, *mlp = same_type(modulation, code, extra, *weights)
     image = image if image is None else image.to(modulation.dtype)
+    check_latent(modulation, code, extra, Weights(*mlp), encoding, len(layers))
+    check_layers(out, target, layers, modulation, image)
+    if not out.numel():
+        return
     module = ops.implementation(modulation, Weights(*mlp), encoding)
     module.render_layers(out, target, layers, modulation, code, extra, image, Weights(*mlp), encoding)
 
@@ -115,18 +140,3 @@ def render_layers(
 def same_type(*tensors: Tensor) -> list[Tensor]:
     dtype = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
     return [t.to(dtype) for t in tensors]
-
-
-def check(modulation: Tensor, code: Tensor, extra: Tensor, weights: Weights, encoding: str) -> None:
-    width, in_dim = weights.first.shape
-    depth = len(weights.bias)
-    if modulation.shape[-1] != 2 * depth * width:
-        raise ValueError(
-            f"{depth} layers of width {width} need {2 * depth * width} modulations, got {modulation.shape[-1]}"
-        )
-    wants = code.shape[-1] + 2 + extra.shape[-1] if encoding == "linear" else code.shape[-1] // 2
-    if wants != in_dim or (encoding == "fourier" and extra.shape[-1] != in_dim // 2):
-        raise ValueError(
-            f"{encoding} encoding makes {wants} numbers of code {code.shape[-1]} and extra {extra.shape[-1]}, "
-            f"the first layer reads {in_dim}"
-        )

@@ -14,9 +14,12 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from lmf.io.files import cache_folder
+import torch
 
-SOURCES = ("render.cpp", "layers.h", "enlarge.h", "pages.h", "skip.h", "tile.h", "place.h", "vector.h")
+from lmf.io.files import cache_folder, write_bytes
+from lmf.kernels.native import load
+
+MAIN = "render.cpp"
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-Wno-psabi")
 # Tried in order: Clang on ARM may know no -march=native, and some compilers come without OpenMP (one thread then).
 TARGETS = (("-march=native", "-fopenmp"), ("-mcpu=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",), ())
@@ -28,18 +31,32 @@ class BuildError(RuntimeError):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernel, built on first use. None, after one warning, where that is not possible."""
+    """The compiled kernel, built on first use. None, after one warning, where that is not possible.
+
+    A process forked from here on runs torch on one thread, unless it asks for more: the threads of OpenMP do not
+    survive a fork, and waiting for them would never end.
+    """
     try:
-        return ctypes.CDLL(str(build()))
+        path = build()
+        try:
+            native = load(path)
+        except OSError:
+            path.unlink(missing_ok=True)
+            native = load(build())
     except (BuildError, OSError) as error:
         warnings.warn(f"rendering falls back to plain torch, many times slower: {error}", stacklevel=2)
         return None
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
+    return native
 
 
 def build(folder: Path | None = None) -> Path:
     """The shared library for this processor, compiled unless ``folder`` holds it already.
 
-    Any number of processes may build at once: each writes a file of its own and renames it.
+    Its name ends in a digest of its content, so that a damaged file is noticed, removed and compiled again; loading
+    one could end the process. Any number of processes may build at once. ``LMF_CXXFLAGS`` holds more options for the
+    compiler, which come last: ``-march=x86-64-v3`` builds for AVX2, ``-fsanitize=address`` for debugging.
 
     Args:
         folder: where compiled kernels are kept; by default `cache_folder`.
@@ -48,29 +65,43 @@ def build(folder: Path | None = None) -> Path:
         BuildError: no C++ compiler, or one that cannot compile the sources.
         OSError: nowhere to write.
     """
-    compiler = find_compiler()
+    compiler, more = find_compiler(), shlex.split(os.environ.get("LMF_CXXFLAGS", ""))
     here = Path(__file__).parent
     identity = [subprocess.run([*compiler, "--version"], capture_output=True, text=True).stdout, processor()]
-    identity += [(here / name).read_text() for name in SOURCES] + [repr((compiler, FLAGS, TARGETS))]
+    identity += [path.read_text() for path in sorted([here / MAIN, *here.glob("*.h")])]
+    identity += [repr((compiler, FLAGS, TARGETS, more))]
     folder = folder or cache_folder()
-    key = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:20]
-    target = folder / f"render-{key}.so"
-    if target.exists():
-        return target
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(suffix=".so.part", dir=folder)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    key = digest("\n".join(identity).encode())
+    for found in folder.glob(f"render-{key}-*.so"):
+        if intact(found):
+            return found
+        found.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        temporary = Path(name) / "render.so"
         for options in TARGETS:
-            command = [*compiler, *FLAGS, *options, str(here / SOURCES[0]), "-o", str(temporary)]
+            command = [*compiler, *FLAGS, *options, *more, str(here / MAIN), "-o", str(temporary)]
             result = subprocess.run(command, capture_output=True, text=True)
             if result.returncode == 0:
-                os.replace(temporary, target)
-                return target
-        raise BuildError(f"{shlex.join(command)}: {result.stderr.strip()[-400:] or result.returncode}")
-    finally:
-        temporary.unlink(missing_ok=True)
+                break
+        else:
+            raise BuildError(f"{shlex.join(command)}: {result.stderr.strip()[-400:] or result.returncode}")
+        data = temporary.read_bytes()
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"render-{key}-{digest(data)}.so"
+    write_bytes(target, data)
+    return target
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:20]
+
+
+def intact(path: Path) -> bool:
+    """Whether ``path`` holds what its name says; another process may have removed it meanwhile."""
+    try:
+        return path.stem.endswith(digest(path.read_bytes()))
+    except OSError:
+        return False
 
 
 def find_compiler() -> list[str]:

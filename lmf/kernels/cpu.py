@@ -11,56 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmf import region
 from lmf.grid import Grid
 from lmf.kernels.build import library
 from lmf.kernels.enlarge import along
-from lmf.kernels.layout import fold, strided
-from lmf.kernels.reference import Weights
+from lmf.kernels.layout import Weights, fold, strided
+from lmf.kernels.native import Kept, Layer, Problem, Region, Taps
+from lmf.region import Layer as PictureLayer
 
-
-class Problem(ctypes.Structure):
-    """Mirrors ``struct Problem`` of tile.h."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("batch", "height", "width", "row", "rows", "depth", "features")),
-        *((name, ctypes.c_int64) for name in ("stride", "batch_stride", "code_stride", "code_batch_stride", "threads")),
-        *((name, ctypes.c_void_p) for name in ("modulation", "code", "phase", "first", "hidden", "out")),
-        *((name, ctypes.c_void_p) for name in ("bias", "out_bias", "first_back", "hidden_back", "out_back")),
-        *((name, ctypes.c_void_p) for name in ("grad_modulation", "grad_code", "grads")),
-    ]
-
-
-class Region(ctypes.Structure):
-    """Mirrors ``struct Region`` of enlarge.h."""
-
-    _fields_ = [*((name, ctypes.c_void_p) for name in ("rows", "first", "runs")), ("blocks", ctypes.c_int64)]
-
-    @classmethod
-    def of(cls, call: Call, own: region.Region) -> Region:
-        return cls(*(call.address(t.contiguous()) for t in (own.rows, own.first, own.runs)), len(own.rows) - 1)
-
-
-class Taps(ctypes.Structure):
-    """Mirrors ``struct Taps`` of enlarge.h."""
-
-    _fields_ = [*((name, ctypes.c_void_p) for name in ("first", "second", "weight")), ("count", ctypes.c_int64)]
-
-    @classmethod
-    def of(cls, call: Call, taps: tuple[Tensor, Tensor, Tensor]) -> Taps:
-        return cls(*map(call.address, taps), len(taps[0]))
-
-
-class Layer(ctypes.Structure):
-    """Mirrors ``struct Layer`` of layers.h."""
-
-    _fields_ = [
-        ("problem", Problem),
-        *((name, ctypes.c_void_p) for name in ("y", "x")),
-        *((name, ctypes.c_int64) for name in ("height", "width")),
-        *((name, Region) for name in ("part", "shown")),
-        *((name, Taps) for name in ("rows", "columns")),
-    ]
+LAYERS = True  # whether there is a render_layers
 
 
 def serves(modulation: Tensor, weights: Weights, encoding: str) -> bool:
@@ -77,9 +35,10 @@ def serves(modulation: Tensor, weights: Weights, encoding: str) -> bool:
 
 def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, encoding: str) -> Tensor:
     rgb = coord.new_empty(*coord.shape[:2], 3)
-    rows = rows_around(coord[..., 0], modulation.shape[1])
-    call = Call(modulation, code, extra, weights, encoding, rgb.numel() // 3, rows)
-    call("points", coord.contiguous(), coord.shape[1], rgb)
+    if rgb.numel():
+        rows = rows_around(coord[..., 0], modulation.shape[1])
+        call = Call(modulation, code, extra, weights, encoding, rgb.numel() // 3, rows)
+        call("points", call.address(coord), coord.shape[1], call.address(rgb))
     return rgb
 
 
@@ -93,8 +52,9 @@ def backward(
     to_modulation = modulation.new_zeros(modulation.shape)
     to_code = code.new_zeros(b, h, w, width if encoding == "linear" else code.shape[-1])
     partial = code.new_zeros(call.problem.threads, sum(sizes))
-    call.point(grad_modulation=to_modulation, grad_code=to_code, grads=partial)
-    call("points_backward", coord.contiguous(), coord.shape[1], grad.contiguous())
+    call.problem.grad_modulation, call.problem.grad_code = call.address(to_modulation), call.address(to_code)
+    call.problem.grads = call.address(partial)
+    call("points_backward", call.address(coord), coord.shape[1], call.address(grad))
     first, hidden, bias, out, to_out_bias, phase = partial.sum(0).split(sizes)
     to_first, to_extra = first.view(rows, width).T, phase.view(b, phases)
     if encoding == "linear":
@@ -118,21 +78,19 @@ def render_grid(
     weights: Weights,
     encoding: str,
 ) -> Tensor:
-    height, width = len(y), len(x)
-    rgb = y.new_empty(len(modulation), 3, height, width)
-    rows = rows_around(y, modulation.shape[1])
-    call = Call(modulation, code, extra, weights, encoding, rgb.numel() // 3, rows)
-    size = (ctypes.c_int64 * 2)(*(image.shape[-2:] if image is not None else ()))
-    call(
-        "grid", y.contiguous(), height, x.contiguous(), width, image if image is None else image.contiguous(), size, rgb
-    )
+    rgb = y.new_empty(len(modulation), 3, len(y), len(x))
+    if rgb.numel():
+        rows = rows_around(y, modulation.shape[1])
+        call = Call(modulation, code, extra, weights, encoding, rgb.numel() // 3, rows)
+        axes = call.address(y), len(y), call.address(x), len(x)
+        call("grid", *axes, *call.image(image), call.address(rgb))
     return rgb
 
 
 def render_layers(
     out: Tensor,
     target: Grid,
-    layers: Sequence[region.Layer],
+    layers: Sequence[PictureLayer],
     modulation: Tensor,
     code: Tensor,
     extra: Tensor,
@@ -156,29 +114,28 @@ def render_layers(
             bias[0] += weights.first[:, code.shape[-1] + 2 :] @ more
             own.problem.bias = call.address(bias)
         else:
-            own.problem.phase = call.address(more.contiguous())
+            own.problem.phase = call.address(more)
         own.y, own.x, own.height, own.width = call.address(y), call.address(x), len(y), len(x)
         own.part = Region.of(call, layer.part)
         if layer.shown is not None:
             own.shown = Region.of(call, layer.shown)
             own.rows, own.columns = (Taps.of(call, along(layer.grid, target, axis, y)) for axis in (0, 1))
-    size = (ctypes.c_int64 * 2)(*(image.shape[-2:] if image is not None else ()))
-    image = image if image is None else image.contiguous()
-    band = max(1, round(target.cells[0] / modulation.shape[1]))
-    call("layers", native, len(layers), image, size, out, *target.size, band)
+    band = min(max(1, round(target.cells[0] / modulation.shape[1])), target.size[0])
+    wrong = call("layers", native, len(layers), *call.image(image), call.address(out), *target.size, band)
+    if wrong:
+        raise ValueError(f"a layer's {wrong.decode()} has rows or columns outside its grid, or out of order")
 
 
 def rows_around(y: Tensor, cells: int) -> tuple[int, int]:
-    """The half-open range of latent rows that ``y`` may touch, on the generous side."""
-    if not y.numel():
-        return 0, 0
+    """The half-open range of latent rows that ``y`` (not empty) may touch, on the generous side."""
     first, last = ((float(v) + 1) * cells / 2 for v in torch.aminmax(y))
     if not math.isfinite(first + last):
         return 0, cells
-    return max(0, min(math.floor(first) - 2, cells)), min(cells, max(0, math.ceil(last) + 2))
+    more = 2 + math.ceil(cells * 1e-6)  # neighbours and rounding; the shift of 1e-6 towards them, and more rounding
+    return max(0, min(math.floor(first) - more, cells - 1)), min(cells, max(1, math.ceil(last) + more))
 
 
-class Call:
+class Call(Kept):
     """One call of the library: its `Problem`, and the tensors that this points into."""
 
     def __init__(
@@ -191,6 +148,7 @@ class Call:
         queries: int,
         rows: tuple[int, int] | None = None,
     ) -> None:
+        super().__init__()
         (b, h, w, _), (depth, width) = modulation.shape, weights.bias.shape
         start, stop = rows or (0, h)
         modulation, code, features = modulation[:, start:stop], code[:, start:stop], 0
@@ -199,8 +157,8 @@ class Call:
             code, first = fold(code, extra, first)
         else:
             features, phase = first.shape[1], extra
-        self.tensors: list[Tensor] = []
         self.suffix = f"{'double' if modulation.dtype == torch.float64 else 'float'}_{width}"
+        modulation, code = strided(modulation), strided(code)
         self.problem = Problem(
             batch=b,
             height=h,
@@ -210,29 +168,26 @@ class Call:
             depth=depth,
             features=features,
             threads=max(1, min(torch.get_num_threads(), queries // 512)),
+            batch_stride=modulation.stride(0),
+            stride=modulation.stride(2),
+            code_batch_stride=code.stride(0),
+            code_stride=code.stride(2),
+            modulation=self.strided(modulation),
+            code=self.strided(code),
+            phase=self.address(phase),
+            first=self.address(first.T),
+            hidden=self.address(weights.hidden.transpose(1, 2)),
+            out=self.address(F.pad(weights.out.T, (0, 1))),
+            bias=self.address(weights.bias),
+            out_bias=self.address(F.pad(weights.out_bias, (0, 1))),
+            first_back=self.address(first),
+            hidden_back=self.address(weights.hidden),
+            out_back=self.address(weights.out),
         )
-        modulation, code = strided(modulation), strided(code)
-        self.problem.batch_stride, _, self.problem.stride, _ = modulation.stride()
-        self.problem.code_batch_stride, _, self.problem.code_stride, _ = code.stride()
-        self.point(modulation=modulation, code=code, phase=phase if phase is None else phase.contiguous())
-        self.point(first=first.T.contiguous(), hidden=weights.hidden.transpose(1, 2).contiguous())
-        self.point(
-            out=F.pad(weights.out.T, (0, 1)), out_bias=F.pad(weights.out_bias, (0, 1)), bias=weights.bias.contiguous()
-        )
-        self.point(first_back=first.contiguous(), hidden_back=weights.hidden.contiguous())
-        self.point(out_back=weights.out.contiguous())
 
-    def point(self, **tensors: Tensor | None) -> None:
-        for name, tensor in tensors.items():
-            setattr(self.problem, name, self.address(tensor))
+    def image(self, image: Tensor | None) -> tuple[int | None, int, int]:
+        """Address and size of an image (B, 3, h, w); None and zeros for None."""
+        return (None, 0, 0) if image is None else (self.address(image), image.shape[2], image.shape[3])
 
-    def address(self, tensor: Tensor | None) -> int | None:
-        if tensor is None:
-            return None
-        self.tensors.append(tensor)
-        return tensor.data_ptr()
-
-    def __call__(self, function: str, *args: Any) -> None:
-        native = [ctypes.c_int64(a) if isinstance(a, int) else a for a in args]
-        native = [ctypes.c_void_p(self.address(a)) if a is None or isinstance(a, Tensor) else a for a in native]
-        getattr(library(), f"{function}_{self.suffix}")(ctypes.byref(self.problem), *native)
+    def __call__(self, function: str, *args: Any) -> Any:
+        return getattr(library(), f"{function}_{self.suffix}")(ctypes.byref(self.problem), *args)

@@ -15,10 +15,33 @@ struct Taps {  // for each pixel of an axis the two around it and the weight of 
 
 struct Region {  // some pixels: blocks of rows, each with its runs of columns
     const int64_t *rows, *first, *runs;  // first row of each block and the end, first run of each and the end, runs
-    int64_t blocks;
+    int64_t blocks, count;               // of these, and of the runs
 
+    // Which has a row, one from rows[0] to rows[blocks] - 1.
     int64_t block(int64_t row) const { return std::upper_bound(rows, rows + blocks + 1, row) - rows - 1; }
 };
+
+// low <= v[0] <= ... <= v[n - 1] <= high
+inline bool ascending(const int64_t* v, int64_t n, int64_t low, int64_t high) {
+    for (int64_t i = 0; i < n; low = v[i++])
+        if (v[i] < low || v[i] > high) return false;
+    return true;
+}
+
+// Whether each of these lies within the H x W pixels, or n pixels, that it is about. Asked before any is used.
+inline bool fits(const Region& part, int64_t H, int64_t W) {
+    if (!ascending(part.rows, part.blocks + 1, 0, H) || !ascending(part.first, part.blocks + 1, 0, part.count))
+        return false;
+    for (int64_t block = 0; block < part.blocks; block++)
+        if (!ascending(part.runs + 2 * part.first[block], 2 * (part.first[block + 1] - part.first[block]), 0, W))
+            return false;
+    return true;
+}
+
+template <class T>
+bool fits(const Taps<T>& taps, int64_t n) {
+    return ascending(taps.first, taps.count, 0, n - 1) && ascending(taps.second, taps.count, 0, n - 1);
+}
 
 // Some runs of the rows from `start` on of the plane `out`, columns.count wide. `source(row)` is a row of what is
 // enlarged. It is widened once for all rows between it and the next, so what is left for most pixels is a blend of two
@@ -68,10 +91,12 @@ void enlarge(const T* image, int64_t planes, int64_t h, int64_t w, const Taps<T>
     }
 }
 
-extern "C" void enlarge_float(const float* image, const int64_t* above, const int64_t* below, const float* down,
-                              const int64_t* left, const int64_t* right, const float* along, const int64_t* block_rows,
-                              const int64_t* block_first, const int64_t* runs, float* out, int64_t planes, int64_t h,
-                              int64_t w, int64_t H, int64_t W, int64_t blocks, int64_t threads) {
-    enlarge(image, planes, h, w, Taps<float>{above, below, down, H}, Taps<float>{left, right, along, W},
-            Region{block_rows, block_first, runs, blocks}, out, threads);
+// Null, or what does not fit.
+extern "C" const char* enlarge_float(const float* image, int64_t planes, int64_t h, int64_t w, const Taps<float>* rows,
+                                     const Taps<float>* columns, const Region* part, float* out, int64_t threads) {
+    if (!fits(*rows, h)) return "rows";
+    if (!fits(*columns, w)) return "columns";
+    if (!fits(*part, rows->count, columns->count)) return "part";
+    enlarge(image, planes, h, w, *rows, *columns, *part, out, threads);
+    return nullptr;
 }

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from lmf.grid import Grid
-from lmf.kernels import ops
+from lmf.kernels import native, ops
 from lmf.kernels.build import library
+from lmf.kernels.checks import check_enlarge
 from lmf.region import Region
 
 Taps = tuple[Tensor, Tensor, Tensor]  # for each pixel of an axis the two around it, int64, and the weight of the second
@@ -17,13 +18,37 @@ STRETCH = 64  # rows that share what they read
 
 
 def enlarge(image: Tensor, source: Grid, target: Grid, out: Tensor | None = None, part: Region | None = None) -> Tensor:
-    """``image`` (3, rows, cols), pixels of ``source``, sampled bilinearly at those of ``target``, border repeated.
+    """Enlarges a picture from one grid to another, bilinearly, the border repeated.
 
-    Into ``out`` if given; with ``part``, only these of its pixels.
+    Args:
+        image: (C, rows, cols), the pixels of ``source``.
+        out: (C, rows, cols) of ``target``, to be filled; a new tensor by default.
+        part: the pixels to be filled; all by default.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ValueError: tensors that do not fit the grids or each other, or a part that does not lie in ``target``.
     """
-    out = image.new_empty(3, *target.size) if out is None else out
+    out = image.new_empty(*image.shape[:-2], *target.size) if out is None else out
+    check_enlarge(image, source, target, out, part)
+    if not out.numel():
+        return out
     rows, columns = (along(source, target, axis, image) for axis in (0, 1))
-    enlarge_into(out, image, rows, columns, part)
+    plain = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (image, out))
+    graded = torch.is_grad_enabled() and image.requires_grad
+    compiled = library() if plain and not graded and out.is_contiguous() and ops.forced != "reference" else None
+    if compiled is None:
+        enlarge_by_torch(out, image, rows, columns, part)
+        return out
+    threads = max(1, min(torch.get_num_threads(), out.numel() // 4096))
+    kept = native.Kept()
+    region = native.Region.of(kept, Region.whole(target.size, STRETCH) if part is None else part)
+    structs = (ctypes.byref(struct) for struct in (native.Taps.of(kept, rows), native.Taps.of(kept, columns), region))
+    wrong = compiled.enlarge_float(kept.address(image), *image.shape, *structs, kept.address(out), threads)
+    if wrong:
+        raise ValueError(f"{wrong.decode()} has rows or columns outside the picture, or out of order")
     return out
 
 
@@ -45,20 +70,9 @@ def taps(
     return first.to(like.device), second.to(like.device), weight.to(like.device)
 
 
-def enlarge_into(out: Tensor, image: Tensor, rows: Taps, columns: Taps, part: Region | None = None) -> None:
+def enlarge_by_torch(out: Tensor, image: Tensor, rows: Taps, columns: Taps, part: Region | None) -> None:
     """Fills ``out`` (C, H, W), or a part, with ``image`` (C, h, w) sampled at ``rows`` (H,) and ``columns`` (W,)."""
     (above, below, down), (left, right, along) = rows, columns
-    plain = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (image, out))
-    graded = torch.is_grad_enabled() and image.requires_grad
-    if plain and not graded and out.is_contiguous() and ops.forced != "reference" and (native := library()) is not None:
-        threads = max(1, min(torch.get_num_threads(), out.numel() // 4096))
-        part = Region.whole((len(above), len(left)), STRETCH) if part is None else part
-        tensors = [image, above, below, down, left, right, along, part.rows, part.first, part.runs, out]
-        tensors = [t.contiguous() for t in tensors]
-        pointers = [ctypes.c_void_p(t.data_ptr()) for t in tensors]
-        sizes = [ctypes.c_int64(n) for n in (*image.shape, len(above), len(left), len(part.rows) - 1, threads)]
-        native.enlarge_float(*pointers, *sizes)
-        return
     first, last, mask = above.tolist(), below.tolist(), None if part is None else part.mask
     stretch = max(1, 131072 // len(left))
     for start in range(0, len(above), stretch):

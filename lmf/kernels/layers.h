@@ -14,7 +14,7 @@ struct Layer {
     const T *y, *x;  // its pixels
     int64_t height, width;
     Region part;   // those to be rendered
-    Region shown;  // the picture's pixels enlarged from it. Without blocks: its pixels are the picture's
+    Region shown;  // the picture's pixels enlarged from it. Null: its pixels are the picture's
     Taps<T> rows, columns;
 };
 
@@ -36,10 +36,10 @@ struct Plan {
     const Skip<T> skip;
     int64_t kept;  // rows that a band needs at once
 
-    Plan(const Layer<T>& own, const T* image, const int64_t* size, int64_t H, int64_t band)
+    Plan(const Layer<T>& own, const T* image, int64_t h, int64_t w, int64_t H, int64_t band)
         : layer(own), columns(Renderer<T, D>(own.problem, false, 0).columns(own.x, own.width)),
-          skip(image, size, own.x, own.width), kept(0) {
-        if (layer.shown.blocks)
+          skip(image, h, w, own.x, own.width), kept(0) {
+        if (layer.shown.rows)
             for (int64_t i = 0; i < H; i += band)
                 kept = std::max(kept, layer.rows.second[std::min(i + band, H) - 1] - layer.rows.first[i] + 1);
     }
@@ -60,10 +60,11 @@ struct Painter {
 
     T* row(int64_t i) { return &canvas[i % plan.kept * 3 * plan.layer.width]; }
 
-    // Renders rows from `start` on; to(i) is where the first plane of row i begins.
+    // Renders what is in rows from `start` on; to(i) is where the first plane of row i begins.
     template <class To>
     void render(int64_t start, int64_t stop, To to, int64_t plane) {
         const Region& part = plan.layer.part;
+        start = std::max(start, part.rows[0]), stop = std::min(stop, part.rows[part.blocks]);
         for (int64_t block = part.block(start); start < stop; block++) {
             const int64_t end = std::min(stop, part.rows[block + 1]);
             if (start < end)
@@ -105,7 +106,8 @@ struct Painter {
         const Layer<T>& layer = plan.layer;
         const Region& shown = layer.shown;
         const int64_t width = layer.width;
-        if (!shown.blocks) return render(start, stop, [=](int64_t i) { return out + i * width; }, H * width);
+        if (!shown.rows) return render(start, stop, [=](int64_t i) { return out + i * width; }, H * width);
+        start = std::max(start, shown.rows[0]), stop = std::min(stop, shown.rows[shown.blocks]);
         for (int64_t block = shown.block(start); start < stop; block++) {
             const int64_t end = std::min(stop, shown.rows[block + 1]);
             const int64_t *const runs = shown.runs + 2 * shown.first[block];
@@ -123,15 +125,22 @@ struct Painter {
     }
 };
 
-// out (3, H, W), of one image; pixels that no layer shows stay. `band`: rows that lie in a latent.
+// out (3, H, W), of one image (3, h, w); pixels that no layer shows stay. `band`: rows that lie in a latent.
+// Null, or what does not fit.
 template <class T, int D>
-void render_layers(const Layer<T>* layers, int64_t count, const T* image, const int64_t* size, T* out, int64_t H,
-                   int64_t W, int64_t band, int64_t threads) {
+const char* render_layers(const Layer<T>* layers, int64_t count, const T* image, int64_t h, int64_t w, T* out,
+                          int64_t H, int64_t W, int64_t band, int64_t threads) {
+    for (const Layer<T>* layer = layers; layer < layers + count; layer++) {
+        if (!fits(layer->part, layer->height, layer->width)) return "part";
+        if (!layer->shown.rows) continue;
+        if (!fits(layer->shown, H, W)) return "shown";
+        if (!fits(layer->rows, layer->height) || !fits(layer->columns, layer->width)) return "grid";
+    }
     const int64_t chunk = band * std::max<int64_t>(8, H / (band * threads * 4) + 1);  // at its ends some is rendered twice
     large_pages(out, 3 * H * W * sizeof(T));
     std::vector<Plan<T, D>> plans;
     plans.reserve(count);
-    for (int64_t i = 0; i < count; i++) plans.emplace_back(layers[i], image, size, H, band);
+    for (int64_t i = 0; i < count; i++) plans.emplace_back(layers[i], image, h, w, H, band);
 #pragma omp parallel num_threads(threads)
     {
         std::vector<Painter<T, D>> painters(plans.begin(), plans.end());
@@ -142,5 +151,5 @@ void render_layers(const Layer<T>* layers, int64_t count, const T* image, const 
             for (int64_t i = top; i < bottom; i += band)
                 for (auto& painter : painters) painter.paint(i, std::min(i + band, bottom), wide.data(), out, H);
         }
-    }
+    }    return nullptr;
 }

@@ -1,10 +1,24 @@
-"""What the compiled kernels want of their inputs."""
+"""What the kernels take, and how the compiled ones want it laid out."""
 
 from __future__ import annotations
+
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+InputEncoding = Literal["linear", "fourier"]
+
+
+class Weights(NamedTuple):
+    """A modulated MLP of L hidden layers of width D that reads ``in`` numbers."""
+
+    first: Tensor  # (D, in)
+    hidden: Tensor  # (L - 1, D, D)
+    out: Tensor  # (3, D)
+    bias: Tensor  # (L, D)
+    out_bias: Tensor  # (3,)
 
 
 def fold(code: Tensor, extra: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:

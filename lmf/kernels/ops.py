@@ -1,7 +1,8 @@
 """Rendering as torch operators: shapes, gradients, autocast and FLOPs, so that compile, export and counters know them.
 
 ``lmf::render`` at scattered coordinates, ``lmf::render_backward`` its gradients, ``lmf::render_grid`` on pixel grids.
-Each picks its implementation when it runs: by `backend` if that says so, else by device and what is installed.
+Each picks its implementation when it runs: by `backend` if that says so, else by device and what is installed. All
+raise ValueError, naming it, for a tensor whose shape, type or device does not fit the others.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from lmf.kernels.reference import Weights
+from lmf.kernels.checks import check_grid, check_latent, check_points
+from lmf.kernels.layout import Weights
 
 BACKENDS = ("reference", "cpu", "triton")
 
@@ -33,7 +35,10 @@ forced: str | None = checked(os.environ["LMF_KERNEL"]) if os.environ.get("LMF_KE
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Within the block, in the whole process, rendering runs on this implementation whatever the device.
+    """Within the block, rendering runs on this implementation whatever the device.
+
+    This holds for the whole process: a block that one thread enters is in force for all, and blocks in several threads
+    at once get into each other's way.
 
     Args:
         name: ``"reference"``, ``"cpu"`` or ``"triton"``. The environment variable ``LMF_KERNEL`` does the same for a
@@ -51,7 +56,10 @@ def backend(name: str) -> Iterator[None]:
 
 
 def implementation(modulation: Tensor, weights: Weights, encoding: str) -> Any:
-    """The module of this package whose ``render``, ``backward`` and ``render_grid`` serve these tensors."""
+    """The module of this package whose ``render``, ``backward`` and ``render_grid`` serve these tensors.
+
+    Its ``LAYERS`` is true if it also has a ``render_layers``.
+    """
     name = forced or {"cpu": "cpu", "cuda": "triton"}.get(modulation.device.type, "reference")
     if name == "triton" and importlib.util.find_spec("triton") is None:
         serves = False
@@ -68,13 +76,21 @@ def implementation(modulation: Tensor, weights: Weights, encoding: str) -> Any:
     return importlib.import_module("lmf.kernels.reference")
 
 
+def checked_mlp(modulation: Tensor, code: Tensor, extra: Tensor, mlp: tuple[Any, ...]) -> tuple[Weights, str]:
+    """``mlp``, the last arguments of every operator, as weights and encoding that fit the latents."""
+    weights, encoding = Weights(*mlp[:-1]), mlp[-1]
+    check_latent(modulation, code, extra, weights, encoding)
+    return weights, encoding
+
+
 _LATENT = "Tensor modulation, Tensor code, Tensor extra"
 _WEIGHTS = "Tensor first, Tensor hidden, Tensor out, Tensor bias, Tensor out_bias, str encoding"
 
 
 @torch.library.custom_op("lmf::render", mutates_args=(), schema=f"({_LATENT}, Tensor coord, {_WEIGHTS}) -> Tensor")
 def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any) -> Tensor:
-    weights, encoding = Weights(*mlp[:-1]), mlp[-1]
+    weights, encoding = checked_mlp(modulation, code, extra, mlp)
+    check_points(modulation, coord)
     return implementation(modulation, weights, encoding).render(modulation, code, extra, coord, weights, encoding)
 
 
@@ -86,7 +102,8 @@ def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp:
 def render_backward(
     grad: Tensor, modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any
 ) -> tuple[Tensor, ...]:
-    weights, encoding = Weights(*mlp[:-1]), mlp[-1]
+    weights, encoding = checked_mlp(modulation, code, extra, mlp)
+    check_points(modulation, coord, grad)
     return implementation(modulation, weights, encoding).backward(
         grad, modulation, code, extra, coord, weights, encoding
     )
@@ -98,7 +115,8 @@ def render_backward(
 def render_grid(
     modulation: Tensor, code: Tensor, extra: Tensor, y: Tensor, x: Tensor, image: Tensor | None, *mlp: Any
 ) -> Tensor:
-    weights, encoding = Weights(*mlp[:-1]), mlp[-1]
+    weights, encoding = checked_mlp(modulation, code, extra, mlp)
+    check_grid(modulation, y, x, image)
     return implementation(modulation, weights, encoding).render_grid(
         modulation, code, extra, y, x, image, weights, encoding
     )
@@ -106,16 +124,22 @@ def render_grid(
 
 @render.register_fake
 def _(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any) -> Tensor:
+    checked_mlp(modulation, code, extra, mlp)
+    check_points(modulation, coord)
     return modulation.new_empty(*coord.shape[:2], 3)
 
 
 @render_backward.register_fake
 def _(grad: Tensor, modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any) -> tuple[Tensor, ...]:
+    checked_mlp(modulation, code, extra, mlp)
+    check_points(modulation, coord, grad)
     return tuple(t.new_empty(t.shape) for t in (modulation, code, extra, *mlp[:-1]))
 
 
 @render_grid.register_fake
-def _(modulation: Tensor, code: Tensor, extra: Tensor, y: Tensor, x: Tensor, *rest: Any) -> Tensor:
+def _(modulation: Tensor, code: Tensor, extra: Tensor, y: Tensor, x: Tensor, image: Tensor | None, *mlp: Any) -> Tensor:
+    checked_mlp(modulation, code, extra, mlp)
+    check_grid(modulation, y, x, image)
     return modulation.new_empty(len(modulation), 3, len(y), len(x))
 
 

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lmf import grid
+from lmf.kernels.checks import check_blend
+from lmf.kernels.layout import Weights
 
-InputEncoding = Literal["linear", "fourier"]
+LAYERS = False  # whether there is a render_layers
 QUERIES = 65536  # gathered at a time, where that may be chosen
-
-
-class Weights(NamedTuple):
-    """A modulated MLP of L hidden layers of width D that reads ``in`` numbers."""
-
-    first: Tensor  # (D, in)
-    hidden: Tensor  # (L - 1, D, D)
-    out: Tensor  # (3, D)
-    bias: Tensor  # (L, D)
-    out_bias: Tensor  # (3,)
 
 
 def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, encoding: str) -> Tensor:
@@ -69,7 +60,11 @@ def blend(
         modulation, code: (B, h, w, C), channels last.
         coord: (B, Q, 2) in [-1, 1].
         predict: of modulation (B, Q, C), code (B, Q, K) and relative coordinate (B, Q, 2) of one latent per query.
+
+    Raises:
+        ValueError: tensors of other shapes.
     """
+    check_blend(modulation, code, coord)
     h, w = modulation.shape[1:3]
     rgb: Tensor | float = 0.0
     for index, rel, weight in zip(*grid.ensemble(coord, (h, w)), strict=True):
@@ -156,6 +151,6 @@ def input_backward(g: Tensor, code: Tensor, rel: Tensor, extra: Tensor, encoding
 
 def chunks(coord: Tensor) -> Iterator[slice]:
     """Slices of the queries of ``coord`` (B, Q, 2), `QUERIES` of the whole batch at a time."""
-    step = max(1, QUERIES // len(coord))
+    step = max(1, QUERIES // max(1, len(coord)))
     for start in range(0, coord.shape[1], step):
         yield slice(start, start + step)

@@ -82,16 +82,16 @@ void points_backward(const Problem& p, const T* coord, int64_t queries, const T*
     }
 }
 
-// rgb (batch, 3, H, W) at the crossings of y (H) and x (W), plus image (batch, 3, size) sampled there unless null.
+// rgb (batch, 3, H, W) at the crossings of y (H) and x (W), plus image (batch, 3, h, w) sampled there unless null.
 // A few rows at a time, and these tile by tile: what one reads of the latents the next finds in cache.
 template <class T, int D>
-void grid(const Problem& p, const T* y, int64_t H, const T* x, int64_t W, const T* image, const int64_t* size, T* rgb) {
+void grid(const Problem& p, const T* y, int64_t H, const T* x, int64_t W, const T* image, int64_t h, int64_t w, T* rgb) {
     constexpr int64_t BAND = 4;
     if (!W) return;
     large_pages(rgb, p.batch * 3 * H * W * sizeof(T));
     const int64_t bands = (H + BAND - 1) / BAND, all[2] = {0, W};
     const Columns<T> columns = Renderer<T, D>(p, false, 0).columns(x, W);
-    const Skip<T> skip(image, size, x, W);
+    const Skip<T> skip(image, h, w, x, W);
     // The first tile ends where the left border does, so that at x8 and x16 all others have shared neighbours.
     int64_t start = std::min<int64_t>(PIXELS, W);
     while (start > 1 && columns.modulation[1][start - 1] != columns.modulation[1][0]) start--;
@@ -119,6 +119,12 @@ void grid(const Problem& p, const T* y, int64_t H, const T* x, int64_t W, const 
     }
 }
 
+// So that those who call can see whether their structs are these.
+extern "C" int64_t struct_size(int64_t which) {
+    const int64_t sizes[] = {sizeof(Problem), sizeof(Region), sizeof(Taps<double>), sizeof(Layer<double>)};
+    return sizes[which];
+}
+
 #define EXPORT(T, D)                                                                                                   \
     extern "C" void points_##T##_##D(const Problem* p, const T* coord, int64_t queries, T* rgb) {                      \
         points<T, D>(*p, coord, queries, rgb);                                                                         \
@@ -127,12 +133,12 @@ void grid(const Problem& p, const T* y, int64_t H, const T* x, int64_t W, const 
         points_backward<T, D>(*p, coord, queries, grad);                                                               \
     }                                                                                                                  \
     extern "C" void grid_##T##_##D(const Problem* p, const T* y, int64_t H, const T* x, int64_t W, const T* image,     \
-                                   const int64_t* size, T* rgb) {                                                      \
-        grid<T, D>(*p, y, H, x, W, image, size, rgb);                                                                  \
+                                   int64_t h, int64_t w, T* rgb) {                                                     \
+        grid<T, D>(*p, y, H, x, W, image, h, w, rgb);                                                                  \
     }                                                                                                                  \
-    extern "C" void layers_##T##_##D(const Problem* p, const Layer<T>* layers, int64_t count, const T* image,          \
-                                     const int64_t* size, T* out, int64_t H, int64_t W, int64_t band) {                \
-        render_layers<T, D>(layers, count, image, size, out, H, W, band, p->threads);                                  \
+    extern "C" const char* layers_##T##_##D(const Problem* p, const Layer<T>* layers, int64_t count, const T* image,   \
+                                            int64_t h, int64_t w, T* out, int64_t H, int64_t W, int64_t band) {        \
+        return render_layers<T, D>(layers, count, image, h, w, out, H, W, band, p->threads);                           \
     }
 EXPORT(float, 16)
 EXPORT(float, 32)

@@ -39,6 +39,7 @@ template <class T>
 struct Columns {  // the offsets of many places side by side, the last repeated to fill a tile
     std::vector<int64_t> modulation[2], code[2];
     std::vector<T> rel[2];
+    bool ordered;  // whether the modulations ascend
 };
 
 // The columns of a tile: side by side, or picked.
@@ -86,7 +87,7 @@ struct Renderer {
           x((keep ? depth : 1) * ROWS * D), y(keep ? x.size() : 0), dx(keep ? ROWS * std::max(features, D) : 0),
           dy(keep ? ROWS * D : 0) {}
 
-    int64_t count() const { 
+    int64_t count() const {
         return ((features ? features : 2) + (depth - 1) * D + depth + 3) * D + 3 + p.batch * features / 2;
     }
 
@@ -139,6 +140,8 @@ struct Renderer {
                 all.rel[side].push_back(one.rel[side]);
             }
         }
+        all.ordered = true;
+        for (const auto& at : all.modulation) all.ordered &= std::is_sorted(at.begin(), at.end());
         return all;
     }
 
@@ -163,8 +166,8 @@ struct Renderer {
         const V8 share = T(1) / (area[0] + area[1] + area[2] + area[3]);
         LMF_UNROLL for (int m = 0; m < 4; m++) L8::store(weight + m * PIXELS, area[3 - m] * share);
         for (int i = 0; i < PIXELS; i++) image[i] = number;
-        const int last = PIXELS - 1;  // with the neighbours of the first: so have all
-        if (modulation[0] == modulation[last] && modulation[PIXELS] == modulation[PIXELS + last])
+        const int last = PIXELS - 1;  // with the neighbours of the first: so have all, if they are in order
+        if (u.ordered && modulation[0] == modulation[last] && modulation[PIXELS] == modulation[PIXELS + last])
             forward<false, true>();
         else
             forward<false, false>();

@@ -15,11 +15,12 @@ import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
-from lmf.kernels.layout import fold, strided
-from lmf.kernels.reference import Weights, backward
+from lmf.kernels.layout import Weights, fold, strided
+from lmf.kernels.reference import backward
 
-__all__ = ["backward", "render", "render_grid", "serves"]
+__all__ = ["LAYERS", "backward", "render", "render_grid", "serves"]
 
+LAYERS = False  # whether there is a render_layers
 PIXELS = 32
 PRECISION = "tf32x3"
 

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from lmf.decoders.base import Decoder, Latent
+from lmf.errors import UserError
 from lmf.grid import Grid
+from lmf.renderers.base import Renderer
 
 
-class Dense:
+class Dense(Renderer):
     """Renders bands of rows, each of at most ``queries`` pixels of the whole batch (at least one row).
 
     A decoder that needs no temporaries (`Decoder.constant_memory`) renders the whole picture at once.
@@ -20,20 +22,15 @@ class Dense:
         queries: bounds the temporaries of the decoder; the picture itself is always kept whole.
     """
 
+    pointwise = True
+
     def __init__(self, queries: int = 65536) -> None:
         if queries < 1:
-            raise ValueError(f"queries must be at least 1, got {queries}")
+            raise UserError(f"queries must be at least 1, got {queries}")
         self.queries = queries
 
     def __call__(self, decoder: Decoder, latent: Latent, target: Grid, cell: Tensor) -> Tensor:
-        """Picture (B, 3, rows, cols) of ``target`` in network units, float32.
-
-        Args:
-            decoder: whose `render` is asked.
-            latent: its latent of a batch of B images.
-            target: which pixels.
-            cell: (B, 2), see `Decoder.cell`.
-        """
+        """Picture (B, 3, rows, cols) of ``target`` in network units, float32; see `Renderer`."""
         if decoder.constant_memory:
             return decoder.render(latent, target, cell)
         h, w = target.size

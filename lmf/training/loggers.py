@@ -1,17 +1,19 @@
-"""W&B that never stands in the way of a run."""
+"""W&B: a run goes on without it where it is disabled or cannot be reached."""
 
 from __future__ import annotations
 
 import logging
 import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 
 from lmf.errors import needed
 from lmf.training.ranks import is_rank_zero
+from lmf.training.results import Results, column_names
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,15 @@ def wandb_logger(
             wandb.teardown()
             logger = make("offline")
     return logger
+
+
+def log_table(loggers: Sequence[Logger], results: Results) -> None:
+    """Gives W&B the rows of a test as the table ``test/results``."""
+    rows = [row.columns() for row in results.rows]
+    names = column_names(rows)
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_table("test/results", columns=names, data=[[row.get(name) for name in names] for row in rows])
 
 
 def finish(failed: bool) -> None:

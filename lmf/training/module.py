@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, cast
 
 import lightning as L
@@ -16,8 +17,10 @@ from torchmetrics import MetricCollection
 from lmf.checkpoint import FORMAT
 from lmf.decoders import Bicubic
 from lmf.encoders import Identity
-from lmf.metrics import PSNR, SSIM
+from lmf.io.colour import from_network, to_network
+from lmf.metrics import PSNR, SSIM, Protocol
 from lmf.model import SRModel
+from lmf.training.results import Result
 
 Batch = dict[str, Any]
 
@@ -53,68 +56,78 @@ class SRModule(L.LightningModule):
         self.interval = interval
         self.seed = seed
         self.bicubic = SRModel(Identity(), Bicubic()) if baseline else None
-        self.set_names: list[str] = []
-        self.metrics = nn.ModuleDict()  # "model 0": of the model on set 0; filled in `setup`
+        self.results: list[Result] = []  # of the latest validation or test, a row for each set
+        self.metrics = nn.ModuleList()  # for each set: those of the model, then those of bicubic
 
     def setup(self, stage: str) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         sets = data.test_sets if stage == "test" else data.val_sets
-        kinds = ("model", "bicubic") if self.bicubic is not None else ("model",)
-        self.metrics = nn.ModuleDict(
-            {
-                f"{kind} {i}": MetricCollection(
-                    {"psnr": PSNR(s.protocol, s.scale), "ssim": SSIM(s.protocol, s.scale)}, compute_groups=False
-                )
-                for kind in kinds
-                for i, s in enumerate(sets)
-            }
+        prefixes = ["", "bicubic_"] if self.bicubic is not None else [""]
+        self.metrics = nn.ModuleList(
+            nn.ModuleList(set_metrics(s.protocol, s.scale, prefix) for prefix in prefixes) for s in sets
         )
-        self.set_names = [s.name for s in sets]
+        self.results = [Result(s.dataset, s.scale, 0, s.protocol) for s in sets]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         torch.manual_seed(hash((self.seed, batch["number"], self.global_rank)) % 2**63)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         feat = batch["feat"].float() if "feat" in batch else None
-        rgb = self.model(batch["lr"] * 2 - 1, batch["coord"], batch["cell"], feat)  # (B, Q, 3)
-        loss = F.l1_loss(rgb.float(), batch["target"] * 2 - 1)
+        rgb = self.model(to_network(batch["lr"]), batch["coord"], batch["cell"], feat)  # (B, Q, 3)
+        loss = F.l1_loss(rgb.float(), to_network(batch["target"]))
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(rgb))
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor] | None:
         return self.test_step(batch, batch_idx, dataloader_idx)
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor] | None:
+        if not batch:  # only another rank has a picture left
+            return None
+        metrics = cast(nn.ModuleList, self.metrics[dataloader_idx])
         if self.bicubic is not None:
-            self.measure(self.bicubic, "bicubic", batch, dataloader_idx)
-        return self.measure(self.model, "model", batch, dataloader_idx)
+            self.measure(self.bicubic, metrics[1], batch)
+        return self.measure(self.model, metrics[0], batch)
 
-    def measure(self, model: SRModel, kind: str, batch: Batch, set_index: int) -> dict[str, Tensor]:
+    def measure(self, model: SRModel, metrics: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Enlarges the picture of ``batch`` with ``model`` and updates ``metrics`` with it."""
         hr = batch["hr"]
-        sr = (model.render(batch["lr"] * 2 - 1, hr.shape[-2:]) / 2 + 0.5).clamp(0, 1)
-        cast(MetricCollection, self.metrics[f"{kind} {set_index}"]).update(sr, hr)
+        sr = from_network(model.render(to_network(batch["lr"]), hr.shape[-2:]))
+        cast(MetricCollection, metrics).update(sr, hr)
         return {"sr": sr}
 
+    def on_validation_epoch_start(self) -> None:
+        self.results = [replace(row, values={}) for row in self.results]
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
     def on_validation_epoch_end(self) -> None:
-        self.report("val")
+        self.complete("val")
 
     def on_test_epoch_end(self) -> None:
-        self.report("test")
+        self.complete("test")
 
-    def report(self, stage: str) -> None:
-        """Logs ``val/set5_x4/psnr``, ``val/set5_x4/bicubic_psnr`` and the like, and their means over the sets."""
-        results: dict[str, Tensor] = {}
-        for key, module in self.metrics.items():
-            metrics = cast(MetricCollection, module)
-            kind, index = key.split()
-            prefix = f"{stage}/{self.set_names[int(index)]}/" + ("" if kind == "model" else f"{kind}_")
-            results |= {prefix + metric: value for metric, value in metrics.compute().items()}
-            metrics.reset()
-        for metric in ("psnr", "bicubic_psnr"):
-            values = [value for name, value in results.items() if name.endswith(f"/{metric}")]
+    def complete(self, stage: str) -> None:
+        """Completes ``results`` with the metrics, and logs them and their means over the sets.
+
+        Callbacks have added their own figures before. Loggers get ``val/set5_x4/psnr``,
+        ``val/set5_x4/bicubic_psnr`` and the like, and the means as ``val/psnr`` and ``val/bicubic_psnr``.
+        """
+        for row, own in zip(self.results, self.metrics, strict=True):
+            collections = [cast(MetricCollection, m) for m in cast(nn.ModuleList, own)]
+            own_count = cast(PSNR, collections[0]["psnr"]).count.clone()  # the reduction is in place
+            row.images = int(self.trainer.strategy.reduce(own_count, reduce_op="sum"))
+            measured = {name: value.item() for m in collections for name, value in m.compute().items()}
+            row.values = measured | row.values
+            for m in collections:
+                m.reset()
+        logged = {f"{stage}/{row.name}/{name}": value for row in self.results for name, value in row.values.items()}
+        for name in ("psnr", "bicubic_psnr"):
+            values = [row.values[name] for row in self.results if name in row.values]
             if values:
-                results[f"{stage}/{metric}"] = torch.stack(values).mean()
-        self.log_dict({k: v.float() for k, v in results.items()}, rank_zero_only=False)
+                logged[f"{stage}/{name}"] = sum(values) / len(values)
+        self.log_dict(logged, rank_zero_only=False)
 
     def configure_optimizers(self) -> Any:
         if self.optimizer is None:
@@ -129,3 +142,9 @@ class SRModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["lmf"] = {"format": FORMAT, "config": self.model.config}
+
+
+def set_metrics(protocol: Protocol, scale: float, prefix: str) -> MetricCollection:
+    """PSNR and SSIM of one evaluation set, named ``PREFIXpsnr`` and ``PREFIXssim``."""
+    metrics = {"psnr": PSNR(protocol, scale), "ssim": SSIM(protocol, scale)}
+    return MetricCollection(metrics, compute_groups=False, prefix=prefix or None)  # type: ignore[arg-type]

@@ -82,7 +82,8 @@ def test_is_the_published_model_and_recipe(compose, experiment):
     recipe = (s.epochs, s.iterations, s.batch_size, s.patch, s.queries, s.optimizer.lr, list(s.scheduler.milestones))
     assert recipe == published(decoder, encoder)
     assert (s.min_scale, s.max_scale, s.scheduler.gamma, s.optimizer._target_) == (1, 4, 0.5, "torch.optim.Adam")
-    assert (config.data.batch_size, config.data.patch, config.data.queries) == recipe[2:5]
+    data = config.data.module
+    assert (data.batch_size, data.sampling.patch, data.sampling.queries) == recipe[2:5]
     with torch.device("meta"):
         model = build(config)
     assert parameters(model.encoder) == ENCODERS[encoder]

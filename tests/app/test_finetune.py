@@ -10,7 +10,13 @@ from lmf.app import pipeline
 
 from ..conftest import TINY
 
-DECODER = ("schedule=decoder", "schedule.scenes=4", "schedule.scene_side=24", "schedule.patch=6", "schedule.ema=null")
+DECODER = (
+    "schedule=decoder",
+    "schedule.cached_crops=4",
+    "schedule.crop_side=24",
+    "schedule.patch=6",
+    "schedule.ema=null",
+)
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ def job(folder, number, overrides, error=None, rows=()):
 
 
 def row(scale, share, psnr):
-    return {"set": "set5", "scale": scale, "psnr": psnr, "dense_psnr": 26.0, "psnr_vs_dense": 50.0,
-            "rendered_share": share, "render_s": share, "dense_render_s": 1.0}  # fmt: skip
+    return {"set": "set5", "scale": scale, "images": 5, "protocol": "benchmark", "psnr": psnr, "dense_psnr": 26.0,
+            "psnr_vs_dense": 50.0, "rendered_share": share, "render_s": share, "dense_render_s": 1.0}  # fmt: skip
 
 
 def test_one_table_of_what_there_is(tmp_path, capsys, caplog):

@@ -71,14 +71,15 @@ def photos(tmp_path_factory):
 def test_tables_are_tried_as_they_will_be_used(model):
     lr = torch.rand(3, 8, 9, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
-        strength = model.prepare(lr[None] * 2 - 1, (52, 59))[0].intensity()
+        strength = model.prepare(lr[None] * 2 - 1, (52, 59)).latent().intensity()
     a, b, c = strength.quantile(torch.tensor([0.2, 0.5, 0.8])).tolist()
     tables = [Table({1: a, 3: b}), Table({2: c}), Table({1: 9.0}), Table({})]
     for overlap in (False, True):
         squares, rendered = outcome(model, lr, (52, 59), tables, overlap)
         for i, table in enumerate(tables):
             with torch.inference_mode():
-                args = model.decoder, *model.prepare(lr[None] * 2 - 1, (52, 59))
+                enlargement = model.prepare(lr[None] * 2 - 1, (52, 59))
+                args = model.decoder, enlargement.latent(), enlargement.target, enlargement.cell
                 out, (stats,) = CMSR(Tables({9: [table]}), overlap=overlap).render(*args)
                 assert squares[i] == pytest.approx((out - Dense()(*args)).square().sum().item(), rel=1e-3, abs=1e-6)
                 assert rendered[i] == sum(stats.rendered)

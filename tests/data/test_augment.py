@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from lmf import grid
-from lmf.data import BatchAugment, DataError, ImageFolder, TrainSamples
+from lmf.data import BatchAugment, DataError, ImageFolder, Sampling, TrainSamples
 
 FLIPS = torch.tensor([[v, h, t] for v in (0, 1) for h in (0, 1) for t in (0, 1)], dtype=torch.bool)
 
@@ -38,7 +38,7 @@ def test_augmenting_then_sampling_is_sampling_the_augmented(side: int) -> None:
 
 
 def test_contract(images: ImageFolder) -> None:
-    raw = TrainSamples(images, 0, 8, 20, 1, 4).__getitems__([0, 1, 2])
+    raw = TrainSamples(images, 0, Sampling(8, 20, 1, 4)).__getitems__([0, 1, 2])
     assert isinstance(raw, dict)
     out = BatchAugment()(raw | {"number": 9})
     shapes = {key: (tuple(value.shape), value.dtype) for key, value in out.items() if key != "number"}

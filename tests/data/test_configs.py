@@ -4,18 +4,17 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf.errors import MissingMandatoryValue
 
-from lmf.data import DataError, SRDataModule
+from lmf.data import DataError, EvalSettings, FileSettings, Sampling, SRDataModule
 
 CONF = Path(__file__).parents[2] / "conf"
 ROOT = """
 defaults: [{{data: bundled}}, _self_]
 seed: 3
 paths: {{data: {data}, cache: {cache}}}
-schedule: {{batch_size: 4, iterations: 5, patch: 8, queries: 10, min_scale: 1, max_scale: 2, scenes: null,
-  scene_side: 96}}
+schedule: {{batch_size: 4, iterations: 5, patch: 8, queries: 10, min_scale: 1, max_scale: 2}}
 hydra: {{searchpath: ["file://{conf}"]}}
 """
 
@@ -24,7 +23,7 @@ def datamodule(tmp_path: Path, *overrides: str, data: Path | None = None) -> SRD
     root = ROOT.format(data=data or tmp_path / "data", cache=tmp_path / "cache", conf=CONF)
     (tmp_path / "config.yaml").write_text(root)
     with initialize_config_dir(str(tmp_path), version_base=None):
-        return instantiate(compose("config", overrides=list(overrides)).data)
+        return instantiate(compose("config", overrides=list(overrides)).data.module)
 
 
 def test_bundled(tmp_path: Path) -> None:
@@ -49,13 +48,29 @@ def test_scales_are_one_override_away(tmp_path: Path, photos: Path, choice: str)
     assert [images.scale for images in data.test_sets] == [2, 3.7]
 
 
+def test_dials_reach_the_datamodule(tmp_path: Path, photos: Path) -> None:
+    dials = {"sets": ["folder"], "scales": [2.5], "protocol": "div2k", "lr": "matlab", "limit": 1, "crop": 16}
+    val_dials = {"sets": None, "scales": [3], "protocol": "benchmark", "lr": "pil", "limit": 2, "crop": 12}
+    options = [f"data.{name}={value}".replace("'", "") for name, value in dials.items()]
+    options += [f"data.val_{name}={value}".replace("None", "null") for name, value in val_dials.items()]
+    files = (f"data.root={photos}", f"data.val_root={photos}", "data.cache=null", "data.on_corrupt=skip")
+    data = datamodule(tmp_path, "data=folder", *files, "data.workers=3", *options)
+    assert data.test_settings == EvalSettings(**dials)
+    assert data.val_settings == EvalSettings(**val_dials)
+    assert data.sampling == Sampling(8, 10, 1, 2)
+    assert data.files == FileSettings(None, "skip")
+    assert (data.workers, data.batch_size, data.iterations, data.seed) == (3, 4, 5, 3)
+    assert data.train is not None
+    assert len(data.train.files()) == 5
+
+
 def test_photometric_modules(tmp_path: Path) -> None:
     data = datamodule(tmp_path, "data.photometric=[{_target_:kornia.augmentation.RandomChannelShuffle}]")
     assert len(data.augment.photometric) == 1
 
 
 def test_folder_needs_a_root(tmp_path: Path) -> None:
-    with pytest.raises(MissingMandatoryValue, match=r"data\.root"):
+    with pytest.raises(InstantiationException, match=r"give their folder: data\.root="):
         datamodule(tmp_path, "data=folder")
 
 

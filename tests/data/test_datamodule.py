@@ -5,16 +5,14 @@ import lightning
 import pytest
 import torch
 
-from lmf.data import DataError, Folder, SRDataModule
-from lmf.data.datamodule import from_folder
+from lmf.data import DataError, EvalSettings, FileSettings, Folder, Sampling, SRDataModule
 
 SMALL: dict[str, Any] = {
     "batch_size": 4,
     "iterations": 5,
-    "patch": 8,
-    "queries": 10,
-    "scales": [2, 3.7],
-    "val_scales": [2],
+    "sampling": Sampling(patch=8, queries=10),
+    "test_settings": EvalSettings(scales=[2, 3.7]),
+    "val_settings": EvalSettings(scales=[2], protocol="raw", lr="pil"),
     "workers": 0,
 }
 
@@ -22,7 +20,7 @@ SMALL: dict[str, Any] = {
 def module(photos: Path, tmp_path: Path, **options: Any) -> SRDataModule:
     source = Folder(photos)
     sets = {"val": {"photos": source}, "test": {"photos": source, "more": source}}
-    return SRDataModule(**({"train": source, **sets, "cache": tmp_path / "cache"} | SMALL | options))
+    return SRDataModule(**({"train": source, **sets, "files": FileSettings(tmp_path / "cache")} | SMALL | options))
 
 
 class Recorder(lightning.LightningModule):
@@ -32,7 +30,7 @@ class Recorder(lightning.LightningModule):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.batches: list[dict] = []
-        self.evaluated: list[tuple[int, str, tuple[int, ...]]] = []
+        self.evaluated: list[tuple[int, str | None, tuple[int, ...]]] = []
         self.stop_after = stop_after
 
     def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
@@ -42,7 +40,8 @@ class Recorder(lightning.LightningModule):
         return self.weight.sum()
 
     def validation_step(self, batch: dict, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self.evaluated.append((dataloader_idx, batch["name"], tuple(batch["hr"].shape)))
+        shape = tuple(batch["hr"].shape) if batch else ()
+        self.evaluated.append((dataloader_idx, batch.get("name"), shape))
 
     def test_step(self, batch: dict, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.evaluated.append((dataloader_idx, batch["name"], tuple(batch["hr"].shape)))
@@ -103,6 +102,49 @@ def test_a_killed_run_goes_on_with_the_same_batches(photos: Path, tmp_path: Path
         assert all(torch.equal(ours[key], theirs[key]) for key in ("lr", "coord", "cell", "target"))
 
 
+@pytest.mark.parametrize("overfit", [2, 0.5])
+def test_overfitting_repeats_the_same_batches(photos: Path, tmp_path: Path, overfit: float) -> None:
+    recorder = Recorder()
+    options = {"enable_checkpointing": False, "overfit_batches": overfit, "use_distributed_sampler": False}
+    trainer(tmp_path, **options).fit(recorder, module(photos, tmp_path))
+    assert [batch["number"] for batch in recorder.batches] == [0, 1] * 3
+    for batch, first in zip(recorder.batches[2:], recorder.batches, strict=False):
+        assert all(torch.equal(batch[key], first[key]) for key in ("lr", "coord", "cell", "target"))
+    assert [name for _, name, _ in recorder.evaluated] == ["0", "1"] * 3
+
+
+def test_limits_of_batches(photos: Path, tmp_path: Path) -> None:
+    recorder = Recorder()
+    limits = {"limit_train_batches": 0.4, "limit_val_batches": 1, "limit_test_batches": 0.7}
+    trained = trainer(tmp_path, enable_checkpointing=False, **limits)
+    trained.fit(recorder, module(photos, tmp_path))
+    assert [batch["number"] for batch in recorder.batches] == list(range(6))
+    assert [name for _, name, _ in recorder.evaluated] == ["0"] * 3
+    recorder.evaluated.clear()
+    trained.test(recorder, module(photos, tmp_path), verbose=False)
+    assert [name for _, name, _ in recorder.evaluated] == ["0", "1", "2"] * 4
+
+
+@pytest.mark.parametrize("killed", [2, 4, 5])
+def test_a_killed_run_with_limits_goes_on_with_the_same_batches(photos: Path, tmp_path: Path, killed: int) -> None:
+    first, second = Recorder(stop_after=killed), Recorder()
+    checkpoint = lightning.pytorch.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=1, save_last=True)
+    with pytest.raises(KeyError):
+        trainer(tmp_path, callbacks=[checkpoint], limit_train_batches=3).fit(first, module(photos, tmp_path))
+    data = module(photos, tmp_path)
+    data.resume(killed)
+    trainer(tmp_path, enable_checkpointing=False, limit_train_batches=3).fit(
+        second, data, ckpt_path=tmp_path / "last.ckpt", weights_only=False
+    )
+    assert [batch["number"] for batch in first.batches + second.batches] == list(range(9))
+
+
+@pytest.mark.parametrize("limit", ["limit_train_batches", "limit_val_batches", "overfit_batches"])
+def test_a_fraction_of_no_batch_is_refused_by_name(photos: Path, tmp_path: Path, limit: str) -> None:
+    with pytest.raises(DataError, match=rf"trainer\.{limit}=0\.1 leaves none of 5 batches"):
+        trainer(tmp_path, enable_checkpointing=False, **{limit: 0.1}).fit(Recorder(), module(photos, tmp_path))
+
+
 @pytest.mark.ddp
 def test_two_processes_share_the_work(photos: Path, tmp_path: Path) -> None:
     alone = Recorder()
@@ -114,7 +156,7 @@ def test_two_processes_share_the_work(photos: Path, tmp_path: Path) -> None:
     for (_, a), (_, b), batch in zip(first, second, alone.batches, strict=True):
         assert torch.equal(torch.cat([a, b]), batch["target"])
     assert [name for _, name, _ in seen] == ["0", "2", "4"] * 2
-    assert [name for _, name, _ in seen_too] == ["1", "3"] * 2
+    assert [name for _, name, _ in seen_too] == ["1", "3", None] * 2
 
 
 def test_test_sets(photos: Path, tmp_path: Path) -> None:
@@ -126,11 +168,11 @@ def test_test_sets(photos: Path, tmp_path: Path) -> None:
 
 
 def test_test_sets_are_selected(photos: Path, tmp_path: Path) -> None:
-    data = module(photos, tmp_path, sets=["more"], scales=[3])
+    data = module(photos, tmp_path, test_settings=EvalSettings(["more"], [3]))
     data.setup("test")
     assert [images.name for images in data.test_sets] == ["more_x3"]
     with pytest.raises(DataError, match="some of photos, more, got other"):
-        module(photos, tmp_path, sets=["other"]).setup("test")
+        module(photos, tmp_path, test_settings=EvalSettings(["other"])).setup("test")
 
 
 def test_each_stage_checks_its_own_files_alone(photos: Path, tmp_path: Path) -> None:
@@ -155,27 +197,14 @@ def test_nothing_to_train_on(photos: Path, tmp_path: Path) -> None:
 
 def test_training_images_must_fit_the_largest_crop(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"0\.png is 40 x 48, but both sides must be at least 44"):
-        module(photos, tmp_path, patch=11).setup("fit")
-    data = module(photos, tmp_path, patch=11, on_corrupt="skip")
+        module(photos, tmp_path, sampling=Sampling(patch=11)).setup("fit")
+    data = module(photos, tmp_path, sampling=Sampling(patch=11), files=FileSettings(on_corrupt="skip"))
     data.setup("fit")
     assert data.samples is not None
     assert len(data.samples.images) == 1
 
 
-@pytest.mark.parametrize("wrong", [{"seed": -1}, {"workers": -1}, {"patch": 0}, {"max_scale": 0.5}])
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"workers": -1}])
 def test_wrong_settings(photos: Path, tmp_path: Path, wrong: dict) -> None:
     with pytest.raises(DataError, match="must"):
         module(photos, tmp_path, **wrong)
-
-
-def test_own_folder(photos: Path, tmp_path: Path) -> None:
-    data = from_folder(photos, val_fraction=0.4, **SMALL)
-    data.setup()
-    assert data.samples is not None
-    held = {path.name for path in data.val_sets[0].images.paths}
-    assert (len(data.samples.images), len(held)) == (3, 2)
-    assert not held & {path.name for path in data.samples.images.paths}
-    data = from_folder(photos, val_root=photos, **SMALL)
-    data.setup()
-    assert data.samples is not None
-    assert len(data.samples.images) == len(data.val_sets[0]) == 5

@@ -115,6 +115,13 @@ def test_damaged_images_can_be_left_out(photos: Path, tmp_path: Path) -> None:
     bad.write_bytes(bad.read_bytes()[:200])
     images = evaluation(Folder(tmp_path / "copy"), 2, on_corrupt="skip")
     assert [images[n]["name"] for n in range(len(images))] == ["0", "1", "3", "4"]
+    assert [
+        path.stem for path in evaluation(Folder(tmp_path / "copy"), 2, on_corrupt="skip", limit=3).images.paths
+    ] == [
+        "0",
+        "1",
+        "3",
+    ]
 
 
 @pytest.mark.parametrize("name", ["Set5", "Set14"])

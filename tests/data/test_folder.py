@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from lmf import io
-from lmf.data.folder import DataError, ImageFolder, list_images, to_rgb
+from lmf.data import DataError, ImageFolder
+from lmf.data.folder import intact, list_images, to_rgb
 
 
 def save(path: Path, size: tuple[int, int] = (12, 16), value: int = 100) -> Path:
@@ -22,13 +23,6 @@ def truncate(path: Path) -> Path:
     io.write(path, noise)
     path.write_bytes(path.read_bytes()[:200])
     return path
-
-
-def test_listing_is_recursive_and_sorted(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a/c.jpg", "a/b.tif", ".hidden.png", ".cache/d.png", "a/notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)] == ["a/b.tif", "a/c.jpg", "b.PNG"]
 
 
 def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
@@ -109,6 +103,13 @@ def test_truncated_picture_stops_or_is_skipped(tmp_path: Path, caplog: pytest.Lo
     assert ImageFolder(paths, on_corrupt="skip", decode=True).paths == paths[1:]
     with pytest.raises(DataError, match="none of 1 images can be decoded"):
         ImageFolder(paths[:1], on_corrupt="skip")[0]
+
+
+def test_the_limit_counts_pictures_that_can_be_used(tmp_path: Path) -> None:
+    paths = [truncate(tmp_path / "a.png"), *(save(tmp_path / f"{name}.png") for name in "bcd")]
+    assert ImageFolder(paths, on_corrupt="skip", decode=True, limit=2).paths == paths[1:3]
+    assert ImageFolder(paths, limit=2).paths == paths[:2]
+    assert intact(paths) == paths[1:]
 
 
 def test_unknown_option() -> None:

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from lmf.data import DataError, ImageFolder, TrainLoader, TrainSamples
+from lmf.data import DataError, ImageFolder, Sampling, TrainLoader, TrainSamples
 from lmf.data.loader import EvalOrder, TrainOrder, eval_loader
 
 
 def loader(images: ImageFolder, **options: int) -> TrainLoader:
-    samples = TrainSamples(images, seed=0, patch=4, queries=5, min_scale=1, max_scale=2)
+    samples = TrainSamples(images, 0, Sampling(patch=4, queries=5, min_scale=1, max_scale=2))
     return TrainLoader(samples, **({"batch_size": 4, "iterations": 5} | options))  # type: ignore[arg-type]
 
 
@@ -97,20 +97,43 @@ def test_a_damaged_image_is_reported_in_one_line(images: ImageFolder) -> None:
     assert "\n" not in message
 
 
-@pytest.mark.parametrize(("count", "world_size"), [(5, 2), (6, 3), (2, 3)])
+@pytest.mark.parametrize(("count", "world_size"), [(5, 2), (6, 3), (2, 3), (1, 4)])
 def test_evaluation_sees_each_image_once(count: int, world_size: int) -> None:
     orders = [EvalOrder(count, rank, world_size) for rank in range(world_size)]
-    assert sorted(index for order in orders for index in order) == list(range(count))
-    assert [len(order) for order in orders] == [len(list(order)) for order in orders]
+    assert sorted(index for order in orders for index in order if index is not None) == list(range(count))
+    assert {len(order) for order in orders} == {len(list(order)) for order in orders} == {-(-count // world_size)}
+    assert None not in list(orders[0])
 
 
 def test_orders_are_left_alone_by_trainers() -> None:
-    orders = (TrainOrder(4, 5, 0, 1), EvalOrder(3, 0, 1))
-    assert all(isinstance(order, torch.utils.data.DistributedSampler) for order in orders)
+    for order in (TrainOrder(4, 5, 0, 1), EvalOrder(3, 0, 1)):
+        before = list(order)
+        assert isinstance(order, torch.utils.data.DistributedSampler)
+        assert isinstance(order, torch.utils.data.SequentialSampler)  # left alone by overfit_batches
+        order.set_epoch(7)
+        assert list(order) == before
+
+
+def test_an_epoch_of_which_a_trainer_takes_a_part_is_resumed_within(images: ImageFolder) -> None:
+    resumed = loader(images, used=3)
+    resumed.resume(4)  # the second batch of the second epoch of three
+    assert len(resumed) == 5  # fractions of it are taken by the trainer
+    assert [[batch["number"] for batch in resumed] for _ in range(2)] == [[4, 5], [6, 7, 8]]
+
+
+def test_epochs_can_repeat(images: ImageFolder) -> None:
+    train = loader(images, used=2, repeat=True)
+    first, second = list(train), list(train)
+    assert [batch["number"] for batch in first] == [0, 1]
+    assert same(first, second)
+    assert train.state_dict() == {"batches": 4}
+    train.resume(3)
+    assert same(list(train), first[1:])
 
 
 def test_evaluation_batches_hold_one_image() -> None:
     item = {"lr": torch.rand(3, 2, 2), "hr": torch.rand(3, 4, 4), "name": "a"}
     (batch,) = eval_loader([item])  # type: ignore[arg-type]
     assert torch.equal(batch["hr"], item["hr"][None])
+    assert list(eval_loader([item], rank=1, world_size=2)) == [{}]  # type: ignore[arg-type]
     assert batch["name"] == "a"

@@ -5,13 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from lmf.data import DataError, ImageFolder, TrainSamples
+from lmf.data import DataError, ImageFolder, Sampling, TrainSamples
 from lmf.data.sampling import choose
 
 
 def samples(images: ImageFolder, **options: float) -> TrainSamples:
-    settings = {"seed": 0, "patch": 8, "queries": 20, "min_scale": 1, "max_scale": 4} | options
-    return TrainSamples(images, **settings)  # type: ignore[arg-type]
+    seed = int(options.pop("seed", 0))
+    return TrainSamples(images, seed, Sampling(**({"patch": 8, "queries": 20} | options)))  # type: ignore[arg-type]
 
 
 def whereabouts(crop: np.ndarray, images: ImageFolder) -> tuple[int, int, int]:
@@ -98,7 +98,7 @@ def test_pixels_are_repeated_only_when_needed(count: int, queries: int) -> None:
     assert max(times.values()) - min(times.get(n, 0) for n in range(count)) <= 1
 
 
-@pytest.mark.parametrize("wrong", [{"patch": 0}, {"queries": 0}, {"min_scale": 0}, {"min_scale": 5}])
+@pytest.mark.parametrize("wrong", [{"patch": 0}, {"queries": 0}, {"min_scale": 0}, {"min_scale": 5}, {"queries": 2.5}])
 def test_impossible_settings(images: ImageFolder, wrong: dict[str, float]) -> None:
     with pytest.raises(DataError, match="must"):
         samples(images, **wrong)

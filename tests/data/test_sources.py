@@ -1,8 +1,11 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from lmf.data import Archive, Bundled, DataError, Folder
+from lmf import io
+from lmf.data import Archive, Bundled, DataError, FileSettings, Folder, split_folder
+from lmf.data.sources import source_files
 
 
 def test_bundled_sides_share_nothing() -> None:
@@ -38,8 +41,23 @@ def test_a_split_does_not_depend_on_the_place(tmp_path: Path) -> None:
 
 def test_too_few_to_split(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
-    with pytest.raises(DataError, match="one image"):
+    with pytest.raises(DataError, match="one usable image"):
         Folder(tmp_path, part="val").files()
+
+
+def test_a_split_is_of_usable_pictures(tmp_path: Path) -> None:
+    """Whichever picture is damaged, the held-back part is not empty and the sides neither overlap nor lose any."""
+    for n in range(5):
+        io.write(tmp_path / f"{n}.png", np.full((8, 8, 3), 40 * n, np.uint8))
+    skip = FileSettings(on_corrupt="skip")
+    for n in range(5):
+        path = tmp_path / f"{n}.png"
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) // 2])
+        train, val = (source_files(Folder(tmp_path, part=part), skip) for part in ("train", "val"))  # type: ignore[arg-type]
+        path.write_bytes(data)
+        assert len(val) == 1
+        assert sorted(int(file.stem) for file in train + val) == [m for m in range(5) if m != n]
 
 
 def test_lr_folders() -> None:
@@ -53,6 +71,12 @@ def test_a_missing_archive_says_what_to_do(tmp_path: Path) -> None:
     source.prepare()
     with pytest.raises(DataError, match=rf"download http://localhost:1/PHOTOS.zip and unpack it into {tmp_path}"):
         source.files()
+
+
+def test_a_folder_beside_another(tmp_path: Path) -> None:
+    assert split_folder("train", tmp_path, "other").root == tmp_path
+    assert split_folder("val", tmp_path, "other").root == Path("other")
+    assert [split_folder(part, tmp_path).part for part in ("train", "val")] == ["train", "val"]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("wrong", [{"part": "test"}, {"fraction": 0.0}, {"fraction": 1.0}])

@@ -62,7 +62,7 @@ def train(config: DictConfig, output: Path) -> None:
     """Writes ``training.json``: how fast the config's model trains on its data."""
     quieten()
     batches = config.task.batches
-    data = instantiate(config.data, iterations=batches + throughput.WARMUP)
+    data = instantiate(config.data.module, iterations=batches + throughput.WARMUP)
     module = SRModule(build(config), optimizer=instantiate(config.schedule.optimizer, _convert_="all"))
 
     def trainer(**options: Any) -> L.Trainer:

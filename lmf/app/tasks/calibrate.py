@@ -24,7 +24,7 @@ def run(config: DictConfig) -> None:
     if config.ckpt_path is None:
         raise ValueError(f"which model? give ckpt_path=: {checkpoint.SOURCES}")
     output = Path(config.output) if config.output else tables.beside(checkpoint_file(config))
-    source = Folder(config.input) if config.input else instantiate(config.data).train
+    source = Folder(config.input) if config.input else instantiate(config.data.train)
     if source is None:
         raise DataError("this data has no training pictures; give input=FOLDER")
     options = {"reduce": config.reduce, "limit": config.limit, "crop": config.crop, "on_corrupt": config.on_corrupt}

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from lmf import checkpoint
 from lmf.app import runs
 from lmf.model import SRModel
-from lmf.renderers import CMSR, Renderer
+from lmf.renderers import Renderer
 from lmf.renderers.cmsr import tables
 
 if TYPE_CHECKING:
@@ -68,10 +68,7 @@ def make_renderer(config: DictConfig, model: SRModel, path: Path) -> Renderer:
     if options.get("tables", ...) is None:
         options["tables"] = str(tables.beside(path))
     renderer = instantiate(options)
-    if isinstance(renderer, CMSR):
-        renderer.tables.check(model)
-        if renderer.tables.model is None and is_rank_zero():
-            log.warning(f"{options['tables']} does not say for which model it was made; it is taken on trust")
+    renderer.check(model)
     return renderer
 
 

@@ -31,7 +31,7 @@ def run(config: DictConfig) -> None:
     resume = resumable(config, output)
     model = build(config)
     initialise(model, config)
-    datamodule = instantiate(config.data)
+    datamodule = make_data(config, model)
     schedule = config.schedule
     module = SRModule(
         model,
@@ -42,8 +42,6 @@ def run(config: DictConfig) -> None:
     )
     if resume is not None:
         datamodule.resume(check_resume(resume, model))
-    if config.schedule.scenes is not None:
-        freeze_encoder(model, datamodule, config)
     check_data(datamodule, "fit")
     if config.task.test:
         check_data(datamodule, "test")
@@ -62,7 +60,7 @@ def run(config: DictConfig) -> None:
     if config.task.test:
         found = checkpoint.find(output)
         trainer.test(module, datamodule=datamodule, ckpt_path=found, verbose=False, weights_only=True)
-        report(trainer, output, title=config.name)
+        report(trainer, module, output, title=config.name)
 
 
 def initialise(model: SRModel, config: DictConfig) -> None:
@@ -82,17 +80,30 @@ def initialise(model: SRModel, config: DictConfig) -> None:
         log.info(f"{' and '.join(parts)} from {config.init_from}")
 
 
-def freeze_encoder(model: SRModel, datamodule: SRDataModule, config: DictConfig) -> None:
-    """Trains the decoder alone, on features of the encoder as it is now."""
+def make_data(config: DictConfig, model: SRModel) -> SRDataModule:
+    """The data to train ``model`` on. Where the schedule caches crops, the encoder is frozen as it is now."""
+    schedule = config.schedule
+    if schedule.cached_crops is None:
+        return instantiate(config.data.module)
     if config.init_from is None:
-        raise ValueError("schedule.scenes trains the decoder on features of a trained encoder: give init_from=MODEL")
+        raise ValueError(
+            "schedule.cached_crops trains the decoder on features of a trained encoder: give init_from=MODEL"
+        )
     if model.decoder.receptive_field is None:
         raise ValueError(
             f"{type(model.decoder).__name__} looks at whole pictures and cannot be trained on windows of features; "
             "take schedule=finetune"
         )
     model.encoder.requires_grad_(False)
-    datamodule.encode_with(model.encoder.eval(), model.decoder.receptive_field, device_of(config))
+    return instantiate(
+        config.data.module,
+        _target_="lmf.data.FeatureDataModule",
+        encoder=model.encoder.eval(),
+        margin=model.decoder.receptive_field,
+        crops=schedule.cached_crops,
+        crop_side=schedule.crop_side,
+        device=device_of(config),
+    )
 
 
 def resumable(config: DictConfig, output: Path) -> Path | None:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from lmf.app.tasks.common import check_data, load, save_config
 from lmf.app.tasks.trainer import make_trainer
+from lmf.training.loggers import log_table
 from lmf.training.module import SRModule
 from lmf.training.results import Results
 
@@ -17,18 +18,21 @@ from lmf.training.results import Results
 def run(config: DictConfig) -> None:
     output = Path(config.paths.output)
     model = load(config)
-    datamodule = instantiate(config.data, **({} if config.scale is None else {"scales": [config.scale]}))
+    datamodule = instantiate(
+        config.data.module, **({} if config.scale is None else {"test_settings": {"scales": [config.scale]}})
+    )
     check_data(datamodule, "test")
     save_config(config, output)
     module = SRModule(model, seed=config.seed)
     trainer = make_trainer(config)
     trainer.test(module, datamodule=datamodule, verbose=False)
-    report(trainer, output, title=str(config.ckpt_path or config.name))
+    report(trainer, module, output, title=str(config.ckpt_path or config.name))
 
 
-def report(trainer: L.Trainer, output: Path, title: str) -> None:
-    """Writes and shows what ``trainer`` has just measured."""
+def report(trainer: L.Trainer, module: SRModule, output: Path, title: str) -> None:
+    """Writes and shows what ``trainer`` has just measured with ``module``."""
     if trainer.is_global_zero:
-        results = Results.collect(trainer.datamodule.test_sets, trainer.callback_metrics)  # type: ignore[attr-defined]
+        results = Results(module.results)
         results.save(output)
+        log_table(trainer.loggers, results)
         results.show(title)

@@ -6,60 +6,39 @@ several output pixels, and enlarged bilinearly. A table says which intensities m
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmf.decoders.base import Decoder, Latent
+from lmf.errors import UserError
 from lmf.grid import Grid, Size
 from lmf.kernels.enlarge import enlarge
 from lmf.region import Layer
+from lmf.renderers.base import Renderer, Stats
 from lmf.renderers.cmsr.levels import Level, levels_of, region
+from lmf.renderers.cmsr.painter import Painter
 from lmf.renderers.cmsr.probe import Probe
 from lmf.renderers.cmsr.tables import Table, TableError, Tables, mean_square, psnr
 from lmf.renderers.dense import Dense
 
-
-@dataclass(frozen=True)
-class Stats:
-    """What was rendered of one picture.
-
-    Attributes:
-        levels: scales at which something was rendered, ascending.
-        rendered: pixels rendered at each of them.
-        pixels: of the output.
-        level_map: uint8 (h, w), for each latent the index in ``levels`` of its own level.
-        tried: pixels rendered beside those, to keep ``precision_db``.
-        precision_db: what was found then: PSNR against dense rendering, colours in [0, 1].
-    """
-
-    levels: tuple[float, ...]
-    rendered: tuple[int, ...]
-    pixels: int
-    level_map: Tensor
-    tried: int = 0
-    precision_db: float | None = None
-
-    @property
-    def share(self) -> float:
-        """Rendered pixels / output pixels."""
-        return (sum(self.rendered) + self.tried) / self.pixels
-
+log = logging.getLogger(__name__)
 
 DENSE_SHARE = 0.85
 BEYOND = "enlarging beyond x{:g}, the largest scale of the tables: their mse_threshold is not known to be kept there"
 SMALLEST = 65536  # output pixels; where there are fewer, finding out what precision takes costs as much as rendering
 
 
-class CMSR:
+class CMSR(Renderer):
     """Renders each latent at the level that its modulation intensity asks for.
 
     Args:
@@ -81,6 +60,8 @@ class CMSR:
         TableError: no tables, or none that keep what is asked.
     """
 
+    multi_scale = True
+
     def __init__(
         self,
         tables: Tables | Mapping[Any, Any] | str | Path | None,
@@ -91,21 +72,21 @@ class CMSR:
         above: float = 4.0,
         queries: int = 262144,
     ) -> None:
-        self.settings = {
+        self._settings = {
             "tables": str(tables) if isinstance(tables, str | Path) else None,
             "mse_threshold": mse_threshold,
             "precision_db": precision_db,
             "budget": budget,
             "above": above,
-        }  # as given, for those who log
+        }
         asked = {"mse_threshold": mse_threshold, "precision_db": precision_db, "budget": budget}
         given = [f"{name}={value}" for name, value in asked.items() if value is not None]
         if len(given) > 1:
-            raise ValueError(f"give one of mse_threshold, precision_db and budget, got {' and '.join(given)}")
+            raise UserError(f"give one of mse_threshold, precision_db and budget, got {' and '.join(given)}")
         if budget is not None and not 0 < budget <= 1:
-            raise ValueError(f"budget is a share of the pixels, above 0 and at most 1, got {budget}")
+            raise UserError(f"budget is a share of the pixels, above 0 and at most 1, got {budget}")
         if mse_threshold is not None and not mse_threshold > 0:
-            raise ValueError(f"mse_threshold must be positive, got {mse_threshold}")
+            raise UserError(f"mse_threshold must be positive, got {mse_threshold}")
         if tables is None:
             raise TableError("CMSR needs tables; python run.py task=calibrate ckpt_path=... makes them")
         self.tables = Tables.of(tables)
@@ -115,20 +96,33 @@ class CMSR:
         elif mse_threshold is not None:
             self.tables = self.tables.keeping(mse_threshold)
         elif budget is None and any(len(found) > 1 for found in self.tables.tables.values()):
-            raise ValueError("the tables are for several thresholds; give mse_threshold, precision_db or budget")
+            raise UserError("the tables are for several thresholds; give mse_threshold, precision_db or budget")
         self.known = max(self.tables.tables) if mse_threshold is not None else None  # scales to which that is known
         self.budget = budget
         if precision_db is not None and overlap is False:
-            raise ValueError("precision_db needs overlap: without it no latent comes out as a sample of it tells")
+            raise UserError("precision_db needs overlap: without it no latent comes out as a sample of it tells")
         self.overlap = precision_db is not None or (self.tables.overlap if overlap is None else overlap)
         self.above = above
-        self.dense = Dense(queries)
+        self.queries = Dense(queries).queries
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return self._settings
+
+    def check(self, model: nn.Module) -> None:
+        """Refuses tables that were made for another ``model``; warns of those that do not say."""
+        self.tables.check(model)
+        if self.tables.model is None:
+            log.warning("the tables do not name the model they were made for, so that it cannot be checked")
+
+    def watched(self, stats: list[Stats]) -> Renderer:
+        return Watched(self, stats)
 
     def __call__(self, decoder: Decoder, latent: Latent, target: Grid, cell: Tensor) -> Tensor:
-        """Picture (B, 3, rows, cols) of ``target`` in network units; see `Dense`.
+        """Picture (B, 3, rows, cols) of ``target`` in network units; see `Renderer`.
 
         Raises:
-            ValueError: a decoder whose latents have no modulation intensity.
+            UserError: a decoder whose latents have no modulation intensity.
         """
         return self.render(decoder, latent, target, cell)[0]
 
@@ -137,13 +131,11 @@ class CMSR:
         out = torch.empty(len(cell), 3, *target.size, device=cell.device)
         stats = []
         for i, strength in enumerate(intensity(decoder, latent)):
-            own = single(latent, i), target, cell[i : i + 1]
+            painter, own = Painter(decoder, single(latent, i), self.queries), cell[i : i + 1]
             if self.most is not None and self.coarsens(target, latent.size) and math.prod(target.size) >= SMALLEST:
-                stats.append(self.keep(out[i], decoder, *own, strength, self.most))
+                stats.append(self.keep(out[i], painter, target, own, strength, self.most))
             else:
-                levels = self.plan(strength, target)
-                self.paint(out[i], decoder, *own, levels)
-                stats.append(summarise(levels, target))
+                stats.append(self.paint(out[i], painter, target, own, self.plan(strength, target)))
         return out, stats
 
     def coarsens(self, target: Grid, size: Size) -> bool:
@@ -176,23 +168,21 @@ class CMSR:
         everything = torch.ones_like(levels[0].inside)
         return [Level(scale_of(target, (everything.shape[0], everything.shape[1])), target, everything)]
 
-    def keep(
-        self, out: Tensor, decoder: Decoder, latent: Latent, target: Grid, cell: Tensor, strength: Tensor, most: float
-    ) -> Stats:
+    def keep(self, out: Tensor, painter: Painter, target: Grid, cell: Tensor, strength: Tensor, most: float) -> Stats:
         """Fills ``out`` as cheaply as keeps a mean squared difference of ``most`` from dense rendering."""
+        decoder, latent = painter.decoder, painter.latent
         scale = scale_of(target, latent.size)
         tables = [Table({}), *self.tables.at(scale)]
         probe = Probe(decoder, latent, target, cell, strength, scale, {x for table in tables for x in table.bounds})
         table = next(table for table in reversed(tables) if probe.keeps(probe.expected(table), most))
         levels = self.unless_dense(levels_of(table, scale, strength, target, self.overlap), target)
-        self.paint(out, decoder, latent, target, cell, levels)
+        stats = self.paint(out, painter, target, cell, levels)
         found = psnr(max(probe.measured(out).mean().item(), 4e-10))
-        return replace(summarise(levels, target), tried=probe.queries, precision_db=found)
+        return replace(stats, tried=probe.queries, precision_db=found)
 
-    def paint(
-        self, out: Tensor, decoder: Decoder, latent: Latent, target: Grid, cell: Tensor, levels: list[Level]
-    ) -> None:
-        """Fills ``out`` (3, rows, cols)."""
+    def paint(self, out: Tensor, painter: Painter, target: Grid, cell: Tensor, levels: list[Level]) -> Stats:
+        """Fills ``out`` (3, rows, cols) and says what was rendered."""
+        decoder, latent = painter.decoder, painter.latent
 
         def cell_of(at: Grid) -> Tensor:
             return cell if at == target else decoder.cell(at, latent.size, 1, cell.device).to(cell.dtype)
@@ -200,21 +190,36 @@ class CMSR:
         if levels[0].target is not None:
             shown = [None if level.grid == target else region(level.inside, target) for level in levels]
             layers = [Layer(x.grid, cell_of(x.grid), x.region, own) for x, own in zip(levels, shown, strict=True)]
-            decoder.paint_layers(out, target, layers, latent, self.dense.queries)
-            return
+            painter.paint_layers(out, target, layers)
+            return summarise(levels, target)
         assert latent.image is not None
         before, at = latent.image[0].to(out.dtype), Grid.of(*latent.size)
         for level in levels:  # coarse to fine
             picture = out if level.grid == target else out.new_empty(3, *level.grid.size)
             own = cell_of(level.grid)
             if level.pixels == math.prod(level.grid.size):
-                picture.copy_(self.dense(decoder, latent, level.grid, own)[0])
+                picture.copy_(painter.picture(level.grid, own))
             else:
                 enlarge(before, at, level.grid, picture)
-                decoder.paint(picture, level.region, latent, level.grid, own, self.dense.queries)
+                painter.paint(picture, level.region, level.grid, own)
             before, at = picture, level.grid
         if at != target:
             enlarge(before, at, target, out)
+        return summarise(levels, target)
+
+
+class Watched(Renderer):
+    """`CMSR` that appends to a list what it rendered of each picture."""
+
+    multi_scale = True
+
+    def __init__(self, renderer: CMSR, stats: list[Stats]) -> None:
+        self.renderer, self.stats = renderer, stats
+
+    def __call__(self, decoder: Decoder, latent: Latent, target: Grid, cell: Tensor) -> Tensor:
+        picture, stats = self.renderer.render(decoder, latent, target, cell)
+        self.stats += stats
+        return picture
 
 
 def scale_of(target: Grid, size: Size) -> float:
@@ -231,13 +236,14 @@ def intensity(decoder: Decoder, latent: Latent) -> Tensor:
     """Modulation intensity (B, h, w) of a ``latent``.
 
     Raises:
-        ValueError: it has none, or keeps no image to start from.
+        UserError: it has none, or keeps no image to start from.
     """
-    if not hasattr(latent, "intensity") or latent.image is None:
-        raise ValueError(
+    strength = decoder.intensity(latent)
+    if strength is None or latent.image is None:
+        raise UserError(
             f"CMSR needs a decoder with latent modulation, such as LMLIIF; {type(decoder).__name__} has none"
         )
-    return latent.intensity()
+    return strength
 
 
 def summarise(levels: list[Level], target: Grid) -> Stats:

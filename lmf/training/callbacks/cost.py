@@ -14,6 +14,7 @@ from rich import get_console
 
 from lmf.benchmark.cost import STAGES, Cost, Latency, count, latency, table
 from lmf.model import SRModel
+from lmf.training.module import SRModule
 
 Every = Literal["fit", "validation", "test"]
 
@@ -30,8 +31,8 @@ class CostCallback(L.Callback):
         lr_size: (height, width) of the input.
         scales: of the outputs.
         every: ``"fit"``: once before training; ``"validation"``: before every validation; ``"test"``: neither.
-        results: also stand beside every test result at one of ``scales``, as ``test/SET/decoder_gmacs`` and
-            ``decoder_s``: latent and rendering.
+        results: also add the columns ``decoder_gmacs`` and ``decoder_s`` (latent and rendering) to the results of
+            tests at any of ``scales``.
         warmup, repeats, budget: see `lmf.benchmark.cost.latency`; the budget is per scale.
     """
 
@@ -67,10 +68,9 @@ class CostCallback(L.Callback):
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.measure(trainer, pl_module)
 
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for test_set in trainer.datamodule.test_sets if self.results else ():  # type: ignore[attr-defined]
-            found = self.decoder.get(test_set.scale, {})
-            pl_module.log_dict({f"test/{test_set.name}/{k}": v for k, v in found.items()}, rank_zero_only=False)
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: SRModule) -> None:  # type: ignore[override]
+        for row in pl_module.results if self.results else ():
+            row.values |= self.decoder.get(row.scale, {})
 
     def measure(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         model: SRModel = pl_module.model  # type: ignore[assignment]

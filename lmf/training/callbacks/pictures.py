@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lmf.decoders import Bicubic
 from lmf.encoders import Identity
-from lmf.grid import Grid
+from lmf.io.colour import from_network, to_network
 from lmf.io.files import replacing
 from lmf.metrics import psnr
 from lmf.model import SRModel
@@ -79,7 +79,7 @@ class PicturesCallback(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero or self.validations % self.every:
+        if trainer.sanity_checking or not trainer.is_global_zero or self.validations % self.every or not batch:
             return
         name = trainer.datamodule.val_sets[dataloader_idx].name  # type: ignore[attr-defined]
         strips = self.strips.setdefault(name, [])
@@ -109,14 +109,11 @@ class PicturesCallback(L.Callback):
         """The strip of ``box`` and what is on it, from (1, 3, h, w) and twice (1, 3, H, W) in [0, 1]."""
         rows, cols = (slice(*side) for side in box)
         size = (hr.shape[-2], hr.shape[-1])
-        target = Grid(size, *box)
-        image = lr * 2 - 1
-        cell = torch.tensor([target.cell], device=lr.device)
-        bicubic = self.bicubic.renderer(self.bicubic.decoder, self.bicubic.latent(image, cell), target, cell) / 2 + 0.5
+        bicubic = from_network(self.bicubic.prepare(to_network(lr), size).crop(*box).render())
         truth = hr[..., rows, cols]
         crops = {
             "LR": F.interpolate(lr, size, mode="nearest-exact")[..., rows, cols],
-            "bicubic": bicubic.clamp(0, 1),
+            "bicubic": bicubic,
             "ours": sr[..., rows, cols],
             "HR": truth,
         }

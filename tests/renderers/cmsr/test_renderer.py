@@ -191,7 +191,8 @@ def test_overlap_enlarges_each_latent_from_its_own_level(rows, size, kernels):
         out, (stats,) = render(model, lr, size, CMSR({8: bounds}, overlap=True).render)
     assert stats.levels[:-1] == (1, 1.5, 3, 5)
     with torch.inference_mode():
-        latent, target, cell = model.prepare(lr, size)
+        enlargement = model.prepare(lr, size)
+        latent, target, cell = enlargement.latent(), enlargement.target, enlargement.cell
         owner = F.interpolate(stats.level_map[None, None].float(), size, mode="nearest-exact")
         expected = Dense()(model.decoder, latent, target, cell)
         for i, level in enumerate(stats.levels[:-1]):
@@ -334,7 +335,8 @@ def db(mean_square):
 def sample(model, lr, size):
     """Which pixels are looked at."""
     with torch.inference_mode():
-        latent, target, cell = model.prepare(lr[:1], size)
+        enlargement = model.prepare(lr[:1], size)
+        latent, target, cell = enlargement.latent(), enlargement.target, enlargement.cell
         return Probe(model.decoder, latent, target, cell, latent.intensity()[0], 15, []).index
 
 
@@ -368,7 +370,8 @@ def test_precision_out_of_the_tables_reach_is_kept_by_dense_rendering(several):
 def test_the_sample_says_what_whole_pictures_would(several):
     model, lr, size, dense, _ = several
     with torch.inference_mode():
-        latent, target, cell = model.prepare(lr[:1], size)
+        enlargement = model.prepare(lr[:1], size)
+        latent, target, cell = enlargement.latent(), enlargement.target, enlargement.cell
         strength = latent.intensity()[0]
         probe = Probe(model.decoder, latent, target, cell, strength, 15, [1, 2.5, 6, 15, 24])
         assert sorted(probe.squares) == [1, 2.5, 6]

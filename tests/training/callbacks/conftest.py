@@ -8,15 +8,18 @@ from torch.utils.data import DataLoader
 from lmf import SRModel
 from lmf.decoders import LIIF
 from lmf.encoders import EDSR
+from lmf.training.results import Result
 
 
 @dataclass
 class EvalSet:
-    name: str
+    dataset: str
     scale: float
+    protocol: str = "raw"
     items: list = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.name = f"{self.dataset}_x{self.scale:g}"
         random = torch.Generator().manual_seed(0)
         h, w = round(24 * self.scale), round(20 * self.scale)
         for name in ("baby", "bird", "head"):
@@ -38,7 +41,7 @@ def one(items: list[dict]) -> dict:
 class Data(L.LightningDataModule):
     def __init__(self) -> None:
         super().__init__()
-        self.val_sets = [EvalSet("set5_x2", 2), EvalSet("set5_x2.5", 2.5)]
+        self.val_sets = [EvalSet("set5", 2), EvalSet("set5", 2.5)]
         self.test_sets = self.val_sets
 
     def train_dataloader(self) -> DataLoader:
@@ -58,6 +61,10 @@ class Module(L.LightningModule):
         super().__init__()
         self.model = SRModel(EDSR(out_channels=8, blocks=1), LIIF(8, hidden=[16]))
         self.scores = iter(scores)
+        self.results: list[Result] = []
+
+    def setup(self, stage: str) -> None:
+        self.results = [Result(s.dataset, s.scale, 3, s.protocol) for s in self.trainer.datamodule.test_sets]
 
     def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
         coord = torch.rand(len(batch), 5, 2) * 2 - 1

@@ -1,0 +1,124 @@
+"""Typed settings of the data, checked when they are made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from lmf.errors import UserError
+
+T = TypeVar("T")
+Protocol = Literal["div2k", "benchmark", "raw"]
+LR = Literal["stored", "pil", "matlab"]
+OnCorrupt = Literal["skip", "stop"]
+
+
+class DataError(UserError):
+    """Data that is missing, damaged or unfit; the message says what to do about it."""
+
+
+@dataclass(frozen=True)
+class FileSettings:
+    """How picture files are read.
+
+    Args:
+        cache: folder for decoded pictures, see `lmf.data.ImageFolder`; None decodes on every access.
+        on_corrupt: ``"stop"`` or ``"skip"``, at pictures that are damaged or too small.
+    """
+
+    cache: str | Path | None = None
+    on_corrupt: OnCorrupt = "stop"
+
+    def __post_init__(self) -> None:
+        check_choice("on_corrupt", self.on_corrupt, OnCorrupt)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What a training sample is.
+
+    Args:
+        patch: side of the LR patch in pixels.
+        queries: number of target pixels.
+        min_scale, max_scale: range of the random scale.
+    """
+
+    patch: int = 48
+    queries: int = 2304
+    min_scale: float = 1.0
+    max_scale: float = 4.0
+
+    def __post_init__(self) -> None:
+        check_count("patch", self.patch)
+        check_count("queries", self.queries)
+        if not 0 < self.min_scale <= self.max_scale < math.inf:
+            raise DataError(
+                f"scales must satisfy 0 < min_scale <= max_scale, got {self.min_scale} and {self.max_scale}"
+            )
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """How evaluation sets are made.
+
+    Args:
+        sets: names of the sets to use; None uses all.
+        scales: each set is used at every one of these scales, which need not be whole numbers.
+        protocol: how `lmf.metrics` measures: ``"div2k"``, ``"benchmark"`` or ``"raw"``.
+        lr: where LR pictures come from: ``"stored"``, ``"pil"`` or ``"matlab"``, see `lmf.data.EvalSet`.
+        limit: only the first so many pictures of a set.
+        crop: only the central so many HR pixels of a picture, on both sides.
+    """
+
+    sets: Sequence[str] | None = None
+    scales: Sequence[float] = (2, 3, 4)
+    protocol: Protocol = "benchmark"
+    lr: LR = "stored"
+    limit: int | None = None
+    crop: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.scales, str) or not isinstance(self.scales, Sequence) or not self.scales:
+            raise DataError(f"scales must be a list such as [2,3.7], got {self.scales!r}")
+        for scale in self.scales:
+            if not (isinstance(scale, int | float) and math.isfinite(scale) and scale >= 1):
+                raise DataError(f"an evaluation scale must be a number of at least 1, got {scale!r}")
+        check_choice("protocol", self.protocol, Protocol)
+        check_choice("lr", self.lr, LR)
+        for name, value in (("limit", self.limit), ("crop", self.crop)):
+            if value is not None:
+                check_count(name, value)
+        least = math.ceil(max(self.scales))
+        if self.crop is not None and self.crop < least:
+            raise DataError(
+                f"crop {self.crop} leaves no LR pixel at scale {max(self.scales):g}; it must be at least {least}"
+            )
+
+    def select(self, sources: Mapping[str, T]) -> dict[str, T]:
+        """The ones of ``sources`` that ``sets`` names, in that order.
+
+        Raises:
+            DataError: a name that there is not, or none at all.
+        """
+        if self.sets is None:
+            return dict(sources)
+        unknown = [name for name in self.sets if name not in sources]
+        if unknown or not self.sets:
+            raise DataError(f"sets must be some of {', '.join(sources)}, got {', '.join(unknown) or 'none'}")
+        return {name: sources[name] for name in self.sets}
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raises `DataError` unless ``value`` is a whole number of at least 1."""
+    if not isinstance(value, int) or value < 1:
+        raise DataError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """Raises `DataError` unless ``value`` is one of the literals ``choices``."""
+    if value not in get_args(choices):
+        *most, last = (repr(choice) for choice in get_args(choices))
+        raise DataError(f"{name} must be {', '.join(most)} or {last}, got {value!r}")

@@ -1,0 +1,148 @@
+"""What rendering and enlarging demand of their tensors. Every entry checks it before an address is taken.
+
+All checks read shapes, types and devices alone, never values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from lmf.grid import Grid
+from lmf.kernels.layout import InputEncoding, Weights
+from lmf.region import Layer, Region
+
+LONGEST = 1 << 24  # cells along an axis: float32 tells no more apart
+
+
+def check_latent(
+    modulation: Tensor, code: Tensor, extra: Tensor, weights: Weights, encoding: str, layers: int | None = None
+) -> None:
+    """Raises ValueError unless these fit together as `lmf.kernels.render` describes them.
+
+    Args:
+        layers: of one image; then ``extra`` has one row for each of them.
+    """
+    if encoding not in get_args(InputEncoding):
+        raise ValueError(f"encoding must be one of {get_args(InputEncoding)}, got {encoding!r}")
+    if not modulation.is_floating_point():
+        raise ValueError(f"modulation must be of floating point, got {modulation.dtype}")
+    first, hidden, out, bias, out_bias = weights
+    expect("first", first, modulation, "D", "in")
+    expect("bias", bias, modulation, "L", "D")
+    expect("modulation", modulation, modulation, "B" if layers is None else 1, "h", "w", "2 L D")
+    expect("code", code, modulation, *modulation.shape[:3], "K")
+    batch, height, width, _ = modulation.shape
+    (neurons, in_dim), depth = first.shape, bias.shape[0]
+    if not (depth and neurons):
+        raise ValueError(f"bias must be (L, D), neither of them 0, got {shown(bias)}")
+    expect("hidden", hidden, modulation, depth - 1, neurons, neurons)
+    expect("out", out, modulation, 3, neurons)
+    expect("bias", bias, modulation, depth, neurons)
+    expect("out_bias", out_bias, modulation, 3)
+    expect("extra", extra, modulation, batch if layers is None else layers, "E")
+    check_size("modulation", height, width)
+    if modulation.shape[3] != 2 * depth * neurons:
+        raise ValueError(
+            f"{depth} layers of width {neurons} need {2 * depth * neurons} modulations, got {modulation.shape[3]}: "
+            f"modulation is {shown(modulation)}"
+        )
+    numbers, more = code.shape[3], extra.shape[1]
+    wanted = (in_dim - 2 - more, more) if encoding == "linear" else (2 * in_dim, in_dim // 2)
+    if (numbers, more) != wanted or (encoding == "fourier" and in_dim % 2):
+        need = "code + 2 + extra" if encoding == "linear" else "code / 2 and 2 extra, an even number"
+        raise ValueError(
+            f"the first layer reads {in_dim} numbers, in {encoding} encoding {need}; "
+            f"got code {shown(code)} and extra {shown(extra)}"
+        )
+
+
+def check_blend(modulation: Tensor, code: Tensor, coord: Tensor) -> None:
+    """Raises ValueError unless these fit together as `lmf.kernels.blend` describes them, whatever their types."""
+    (batch, *size), got = modulation.shape[:3], f"got {shown(modulation)}, {shown(code)} and {shown(coord)}"
+    if modulation.ndim != 4 or code.ndim != 4 or code.shape[:3] != modulation.shape[:3]:
+        raise ValueError(f"modulation and code must be (B, h, w, C) and (B, h, w, K); {got}")
+    if coord.ndim != 3 or (coord.shape[0], coord.shape[2]) != (batch, 2):
+        raise ValueError(f"coord must be ({batch}, Q, 2); {got}")
+    check_size("modulation", *size)
+
+
+def check_points(modulation: Tensor, coord: Tensor, grad: Tensor | None = None) -> None:
+    """Raises ValueError unless ``coord`` is (B, Q, 2), and ``grad`` (B, Q, 3), for ``modulation``."""
+    expect("coord", coord, modulation, modulation.shape[0], "Q", 2)
+    if grad is not None:
+        expect("grad", grad, modulation, *coord.shape[:2], 3)
+
+
+def check_grid(modulation: Tensor, y: Tensor, x: Tensor, image: Tensor | None) -> None:
+    """Raises ValueError unless ``y`` and ``x`` are axes, and ``image`` (B, 3, h', w'), for ``modulation``."""
+    expect("y", y, modulation, "H")
+    expect("x", x, modulation, "W")
+    check_image(modulation, image)
+
+
+def check_image(modulation: Tensor, image: Tensor | None) -> None:
+    if image is not None:
+        expect("image", image, modulation, modulation.shape[0], 3, "h'", "w'")
+        check_size("image", *image.shape[2:])
+
+
+def check_layers(out: Tensor, target: Grid, layers: Sequence[Layer], modulation: Tensor, image: Tensor | None) -> None:
+    """Raises ValueError unless ``out`` and ``layers`` are of ``target``, for ``modulation``.
+
+    Where their regions lie is checked by the kernel itself.
+    """
+    check_image(modulation, image)
+    expect("out", out, modulation, 3, *target.size)
+    if not out.is_contiguous():
+        raise ValueError(f"out must be contiguous, got strides {out.stride()}")
+    if not layers:
+        raise ValueError("layers must be at least one")
+    for layer in layers:
+        check_size("the grid of a layer", *layer.grid.size)
+        check_region("part", layer.part, layer.grid, modulation.device)
+        if layer.shown is not None:
+            check_region("shown", layer.shown, target, modulation.device)
+        elif layer.grid.size != target.size:
+            raise ValueError(f"a layer that is not enlarged must have {target.size} pixels, got {layer.grid.size}")
+
+
+def check_enlarge(image: Tensor, source: Grid, target: Grid, out: Tensor, part: Region | None) -> None:
+    """Raises ValueError unless these fit together as `lmf.kernels.enlarge.enlarge` describes them."""
+    expect("image", image, image, "C", *source.size)
+    expect("out", out, image, image.shape[0], *target.size)
+    check_size("image", *source.size)
+    if part is not None:
+        check_region("part", part, target, image.device)
+
+
+def check_region(name: str, part: Region, at: Grid, device: torch.device) -> None:
+    if part.size != at.size:
+        raise ValueError(f"{name} must be of {at.size} pixels, got one of {part.size}")
+    index = torch.empty(0, dtype=torch.int64, device=device)
+    blocks = part.rows.shape[0] if part.rows.ndim else 0
+    if not blocks:
+        raise ValueError(f"the rows of {name} must be (n + 1,), got {shown(part.rows)}")
+    expect(f"the rows of {name}", part.rows, index, blocks)
+    expect(f"the first runs of {name}", part.first, index, blocks)
+    expect(f"the runs of {name}", part.runs, index, "m", 2)
+
+
+def check_size(name: str, height: int, width: int) -> None:
+    if not (0 < height <= LONGEST and 0 < width <= LONGEST):
+        raise ValueError(f"{name} must have from 1 to {LONGEST} rows and columns, got {height} x {width}")
+
+
+def expect(name: str, tensor: Tensor, like: Tensor, *sizes: int | str) -> None:
+    """Raises ValueError unless ``tensor`` has these sizes, a name being any, and the type and device of ``like``."""
+    fits = len(tensor.shape) == len(sizes) and tensor.dtype == like.dtype and tensor.device == like.device
+    if not fits or any(not isinstance(n, str) and n != own for n, own in zip(sizes, tensor.shape, strict=True)):
+        wanted = ", ".join(str(size) for size in sizes) + ("," if len(sizes) == 1 else "")
+        raise ValueError(f"{name} must be ({wanted}) {like.dtype} on {like.device}, got {shown(tensor)}")
+
+
+def shown(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}"
