@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup train weights test test-all check docs clean distclean
+.PHONY: help setup train weights test test-all check sanitize docs clean distclean
 help:
 	@echo "make train     train LM-LIIF on bundled photographs (minutes); ARGS='schedule=paper data=div2k' for more"
 	@echo "make test      fast tests"
 	@echo "make test-all  slow and multi-process tests and the notebooks too"
 	@echo "make check     lint and types"
 	@echo "make docs      the documentation, into site/"
+	@echo "make sanitize  the kernels under address and undefined-behaviour sanitizers"
 	@echo "make weights   train the pretrained models anew: PHOTOS=folder LIIF=edsr-baseline-liif.pth"
 	@echo "make setup     only the environment and the kernels; then $(BIN)/lmf --help"
 	@echo "make clean     remove builds and caches; make distclean: the environment too"
@@ -59,7 +60,7 @@ docs: setup
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find lmf tests notebooks -name __pycache__ -exec rm -rf {} +
 
 distclean: clean

@@ -1,4 +1,4 @@
-"""`SRModel`: an encoder, a decoder and a renderer make an image model of any scale."""
+"""`SRModel` combines an encoder, a decoder and a renderer into a super-resolution model for any scale."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ Image = TypeVar("Image")
 
 
 class SRModel(nn.Module):
-    """Arbitrary-scale super-resolution.
+    """Arbitrary-scale super-resolution model.
 
     Args:
-        encoder: image to features.
-        decoder: features to colours at coordinates.
-        renderer: how whole pictures are made from a latent; `lmf.renderers.Dense` by default.
+        encoder: maps an image to features.
+        decoder: maps features to colours at coordinates.
+        renderer: renders whole pictures from a latent; `lmf.renderers.Dense` by default.
+
+    Raises:
+        UserError: if the decoder expects another number of feature channels than the encoder returns.
     """
 
     def __init__(self, encoder: Encoder, decoder: Decoder, renderer: Renderer | None = None) -> None:
@@ -37,28 +40,28 @@ class SRModel(nn.Module):
         if decoder.in_channels != encoder.out_channels:
             raise UserError(
                 f"{type(decoder).__name__} expects {decoder.in_channels} feature channels, "
-                f"{type(encoder).__name__} delivers {encoder.out_channels}"
+                f"{type(encoder).__name__} returns {encoder.out_channels}"
             )
         self.encoder = encoder
         self.decoder = decoder
         self.renderer = renderer or Dense()
-        self.config: dict[str, Any] | None = None  # what `lmf.checkpoint.build` made it from; saved with weights
+        self.config: dict[str, Any] | None = None  # set by `lmf.checkpoint.build`, saved with the weights
 
     def forward(self, lr: Tensor, coord: Tensor, cell: Tensor, feat: Tensor | None = None) -> Tensor:
-        """Colours at scattered coordinates.
+        """Predict colours at scattered coordinates.
 
         Args:
             lr: (B, 3, h, w) in network units [-1, 1].
             coord: (B, Q, 2) as (y, x) in [-1, 1].
-            cell: (B, 2) size of an output pixel in the same units; the caller clips it if the method wants
-                that (`Decoder.cell`).
-            feat: (B, C, h, w), the encoder's features of ``lr`` if they are known; none are computed then.
+            cell: (B, 2) size of an output pixel in the same units, already clipped if the method clips cells
+                (`Decoder.cell`).
+            feat: (B, C, h, w) precomputed encoder features of ``lr``; the encoder does not run if given.
 
         Returns:
             (B, Q, 3) in network units, not clamped.
 
         Raises:
-            ValueError: tensors of other shapes.
+            ValueError: if a shape does not match.
         """
         shapes = [tuple(t.shape) for t in (lr, coord, cell)]
         if [len(s) for s in shapes] != [4, 3, 2] or (lr.shape[1], coord.shape[2], cell.shape[1]) != (3, 2, 2):
@@ -74,30 +77,30 @@ class SRModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are; the CPU for a model without any."""
+        """Device of the weights; the CPU if the model has none."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
     def latent(self, image: Tensor, cell: Tensor) -> Latent:
-        """The latent of an ``image`` (B, 3, h, w) that `pad` has been over, for ``cell`` (B, 2)."""
+        """Compute the latent of a padded ``image`` (B, 3, h, w), see `pad`, for ``cell`` (B, 2)."""
         return self.decoder.latent(self.features(image), image, cell)
 
     def features(self, image: Tensor) -> Tensor:
-        """The encoder's features of an ``image`` (B, 3, h, w) that `pad` has been over."""
-        last = torch.empty_like(image, memory_format=torch.channels_last)  # faster convolutions, hence latents
-        # Copied, since a view of one image can count as channels-last and yet have strides that convolutions take for
-        # another layout.
-        return self.encoder(last.copy_(image))
+        """Compute the encoder's features (B, C, h, w) of a padded ``image`` (B, 3, h, w), see `pad`."""
+        # Channels-last speeds up the convolutions. The image is copied because a view of a single image can count as
+        # channels-last although convolutions read its strides as another layout.
+        channels_last = torch.empty_like(image, memory_format=torch.channels_last)
+        return self.encoder(channels_last.copy_(image))
 
     def render(self, lr: Tensor, size: Size) -> Tensor:
-        """Whole pictures: ``lr`` (B, 3, h, w) in network units to (B, 3, H, W), not clamped."""
+        """Enlarge ``lr`` (B, 3, h, w) in network units to (B, 3, H, W), not clamped."""
         return self.prepare(lr, size).render()
 
     def prepare(self, lr: Tensor, size: Size) -> Enlargement:
-        """The enlargement of ``lr`` (B, 3, h, w) in network units to ``size`` (H, W); nothing is computed yet."""
+        """Describe the enlargement of ``lr`` (B, 3, h, w) in network units to ``size`` (H, W) without computing it."""
         return Enlargement(self, self.pad(lr), self.target((lr.shape[-2], lr.shape[-1]), size))
 
     def pad(self, lr: Tensor) -> Tensor:
-        """``lr`` reflected at the bottom and right up to a multiple of what the encoder wants."""
+        """Reflect ``lr`` (..., h, w) at the bottom and right to the next multiples of ``encoder.multiple``."""
         m = self.encoder.multiple
         h, w = lr.shape[-2:]
         if h % m == 0 and w % m == 0:
@@ -107,46 +110,46 @@ class SRModel(nn.Module):
         return lr[..., y[:, None], x]
 
     def target(self, lr_size: Size, size: Size) -> Grid:
-        """The pixels of an enlargement to ``size``, in the coordinates of the padded image."""
+        """Return the output grid of an enlargement of ``lr_size`` to ``size``, in coordinates of the padded image."""
         m = self.encoder.multiple
         cells = [n * math.ceil(k / m) * m / k for n, k in zip(size, lr_size, strict=True)]
         return Grid((cells[0], cells[1]), (0, size[0]), (0, size[1]))
 
     @torch.inference_mode()
     def upscale(self, image: Image, *, scale: float | None = None, size: Size | None = None) -> Image:
-        """Enlarges (or reduces) a picture.
+        """Enlarge (or reduce) a picture.
 
         Args:
             image: PIL image, numpy array (H, W[, C]) of uint8, uint16 or float in [0, 1], or float tensor
-                ([B,] C, H, W) in [0, 1]; C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGB + alpha.
-            scale: factor on both sides, any positive number; the output is rounded to whole pixels.
-            size: output (height, width) instead.
+                ([B,] C, H, W) in [0, 1]. C is 1 for grey, 2 for grey + alpha, 3 for RGB and 4 for RGB + alpha.
+            scale: factor for both sides, any positive number. The output size is rounded to whole pixels.
+            size: output (height, width), instead of ``scale``.
 
         Returns:
-            The same kind of picture: type, depth, mode, alpha (resized bicubically beside the colours).
+            A picture of the same type, depth and mode. Alpha is enlarged like a grey picture. PIL images keep colour
+            profile, EXIF, XMP and resolution.
 
         Raises:
-            UserError: scale or size missing, both given, or not positive.
-            lmf.io.ImageError: a picture that cannot be understood.
+            UserError: if neither or both of ``scale`` and ``size`` are given, or if one is not positive.
+            lmf.io.ImageError: if the type, shape or mode of ``image`` is not supported.
         """
-        colour, restore = io.decompose(image)
-        size = target_size((colour.shape[-2], colour.shape[-1]), scale, size)
+        planes, compose = io.decompose(image)
+        size = target_size((planes[0].shape[-2], planes[0].shape[-1]), scale, size)
         with evaluating(self):
-            out = self.render(to_network(colour.to(self.device)), (size[0], size[1]))
-        return restore(from_network(out))
+            return compose([from_network(self.render(to_network(plane.to(self.device)), size)) for plane in planes])
 
 
 @dataclass(frozen=True)
 class Enlargement:
-    """A batch of pictures of one size to be enlarged to one size: the input of every stage, each stage a method.
+    """The enlargement of a batch of pictures to one output size, with one method per stage.
 
-    `features` runs the encoder, `latent` the decoder's work per LR pixel, `render` the work per output pixel. Stages
-    that are not given the result of the one before compute it.
+    `features` runs the encoder, `latent` the decoder's work per LR pixel and `render` its work per output pixel. A
+    stage computes the previous one unless it receives the result.
 
     Attributes:
         model: encoder, decoder and renderer.
-        image: (B, 3, h, w) network input in [-1, 1], padded to the encoder's multiple.
-        target: the output pixels, in the coordinates of ``image``.
+        image: (B, 3, h, w) network input in [-1, 1], padded to ``encoder.multiple``.
+        target: the output pixels, in coordinates of ``image``.
     """
 
     model: SRModel
@@ -155,29 +158,34 @@ class Enlargement:
 
     @cached_property
     def cell(self) -> Tensor:
-        """Size (B, 2) of an output pixel in [-1, 1] units, clipped where the decoder does so."""
+        """Size (B, 2) of an output pixel in [-1, 1] units, clipped if the decoder clips cells."""
         size = (self.image.shape[-2], self.image.shape[-1])
         return self.model.decoder.cell(self.target, size, len(self.image), self.image.device)
 
     def features(self) -> Tensor:
-        """The encoder's features (B, C, h, w)."""
+        """Compute the encoder's features (B, C, h, w)."""
         return self.model.features(self.image)
 
     def latent(self, feat: Tensor | None = None) -> Latent:
-        """The decoder's latent of ``feat`` (B, C, h, w)."""
+        """Compute the decoder's latent from ``feat`` (B, C, h, w)."""
         return self.model.decoder.latent(self.features() if feat is None else feat, self.image, self.cell)
 
     def render(self, latent: Latent | None = None, renderer: Renderer | None = None) -> Tensor:
-        """The pixels of ``target`` (B, 3, rows, cols) in network units, by the model's renderer unless one is given."""
+        """Render ``target`` as (B, 3, rows, cols) in network units.
+
+        Args:
+            latent: result of `latent`.
+            renderer: used instead of the model's renderer.
+        """
         renderer = renderer or self.model.renderer
         return renderer(self.model.decoder, self.latent() if latent is None else latent, self.target, self.cell)
 
     def crop(self, rows: tuple[int, int], cols: tuple[int, int]) -> Enlargement:
-        """The same enlargement of which only the output pixels in two half-open ranges are wanted."""
+        """Restrict the output to the pixels in half-open ranges of ``rows`` and ``cols``."""
         return replace(self, target=replace(self.target, rows=rows, cols=cols))
 
     def strip(self, start: int, stop: int) -> Enlargement:
-        """The same output pixels, computed from rows ``start .. stop - 1`` of ``image`` alone."""
+        """Compute the same output pixels from rows ``start .. stop - 1`` of ``image`` alone."""
         height = self.image.shape[-2]
         if (start, stop) == (0, height):
             return self
@@ -187,7 +195,7 @@ class Enlargement:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """``model`` in evaluation mode; every submodule gets its own mode back."""
+    """Put ``model`` into evaluation mode and restore the mode of every submodule afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -198,7 +206,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def target_size(lr_size: Size, scale: float | None, size: Size | None) -> Size:
-    """Output (H, W) from ``scale`` or ``size``, exactly one of which is given."""
+    """Return the output (H, W) for ``scale`` or ``size``.
+
+    Raises:
+        UserError: if neither or both are given, or if one is not positive.
+    """
     if (scale is None) == (size is None):
         raise UserError(f"give either scale or size, got scale={scale}, size={size}")
     if scale is not None:
@@ -207,12 +219,12 @@ def target_size(lr_size: Size, scale: float | None, size: Size | None) -> Size:
         return max(1, round(lr_size[0] * scale)), max(1, round(lr_size[1] * scale))
     assert size is not None
     if len(size) != 2 or any(n != int(n) or n < 1 for n in size):
-        raise UserError(f"size must be (height, width), both whole and at least 1, got {size}")
+        raise UserError(f"size must be (height, width), both integers of at least 1, got {size}")
     return int(size[0]), int(size[1])
 
 
 def reflected(n: int, total: int, device: torch.device) -> Tensor:
-    """Indices 0 .. ``total`` - 1 reflected into 0 .. ``n`` - 1, the edge not repeated."""
+    """Reflect indices 0 .. ``total`` - 1 into 0 .. ``n`` - 1 without repeating the edge: int64 (total,)."""
     period = max(1, 2 * (n - 1))
     index = torch.arange(total, device=device) % period
     return torch.where(index < n, index, period - index)

@@ -1,4 +1,4 @@
-"""Lightning's names of precisions, for tasks that run without its trainer."""
+"""Autocast contexts by Lightning's precision names, for tasks that run without its trainer."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ _MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def autocast(precision: str | int, device: torch.device | str) -> Callable[[], AbstractContextManager]:
-    """Makes the context in which a model runs with ``precision`` on ``device``.
+    """Return a function that creates the autocast context for ``precision`` on ``device``.
 
     Args:
-        precision: ``32-true``, or ``bf16-mixed`` or ``16-mixed``: matrix products and convolutions in 16 bits,
-            everything else, fused rendering included, in float32.
+        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``. The mixed ones compute matrix products and convolutions
+            in 16 bits and everything else, including fused rendering, in float32.
+        device: the device that the model runs on.
 
     Raises:
-        UserError: another precision.
+        UserError: if ``precision`` is not one of these.
     """
     if str(precision) in ("32", "32-true"):
         return nullcontext

@@ -1,4 +1,4 @@
-"""Some pixels of a grid, as runs: what multi-scale rendering renders and what it enlarges."""
+"""Subsets of the pixels of a grid, stored as runs of columns, for multi-scale rendering."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lmf.grid import Grid, Size
 
 @dataclass(frozen=True)
 class Region:
-    """Blocks of rows, each with the runs of columns that all its rows have.
+    """A set of pixels as blocks of rows; all rows of a block share the same runs of columns.
 
     Attributes:
         size: (rows, columns) of the grid.
-        rows: int64 (n + 1,), the first row of each block and the end of the last.
-        first: int64 (n + 1,), the first run of each block and the number of runs.
-        runs: int64 (m, 2), the first column of each and its end; within a block ascending and apart.
+        rows: int64 (n + 1,), the first row of each block, then the end of the last block.
+        first: int64 (n + 1,), index of the first run of each block, then the number of runs.
+        runs: int64 (m, 2), half-open column ranges. Within a block they ascend and do not touch.
     """
 
     size: Size
@@ -29,16 +29,17 @@ class Region:
 
     @classmethod
     def of(cls, size: Size, rows: Tensor, cells: Tensor, left: Tensor, right: Tensor) -> Region:
-        """From what is in each block.
+        """Build a region from the cells that each block contains.
 
         Args:
-            rows: of the blocks.
-            cells: bool (n, w), which of w cells each block has.
-            left, right: (w,) each and ascending, the first column of a cell and its end. Neighbours may overlap; what
-                lies between them belongs to a block that has both.
+            size: (rows, columns) of the grid.
+            rows: int64 (n + 1,), as in `Region`.
+            cells: bool (n, w), which of w cells each block contains.
+            left, right: (w,) each, ascending; the half-open column range of each cell. Neighbours may overlap. Columns
+                between two neighbours belong to a block that contains both.
         """
         cells = F.pad(cells, (1, 1))
-        block, edge = (cells[:, 1:] != cells[:, :-1]).nonzero().T  # a run's first cell, its end
+        block, edge = (cells[:, 1:] != cells[:, :-1]).nonzero().T  # edges alternate: a run's first cell, its end
         block, start, stop = block[::2].contiguous(), left[edge[::2]], right[edge[1::2] - 1]
         start[1:] = torch.where(block[1:] == block[:-1], torch.maximum(start[1:], stop[:-1]), start[1:])
         first = torch.searchsorted(block, torch.arange(len(cells) + 1, device=cells.device))
@@ -46,19 +47,19 @@ class Region:
 
     @classmethod
     def whole(cls, size: Size, block: int) -> Region:
-        """All of a grid, in blocks of some rows, on the CPU."""
+        """Return all pixels of a ``size`` (rows, columns) grid, in blocks of ``block`` rows, on the CPU."""
         rows = torch.arange(0, size[0] + block, block).clamp_(max=size[0])
         return cls(size, rows, torch.arange(len(rows)), torch.tensor([[0, size[1]]]).expand(len(rows) - 1, 2))
 
     @property
     def pixels(self) -> int:
-        """How many."""
+        """Number of pixels in the region."""
         lengths = F.pad((self.runs[:, 1] - self.runs[:, 0]).cumsum(0), (1, 0))
         return int((lengths[self.first].diff() * self.rows.diff()).sum())
 
     @property
     def mask(self) -> Tensor:
-        """bool (rows, columns), which."""
+        """Bool (rows, columns), True for pixels in the region."""
         blocks = len(self.rows) - 1
         steps = torch.zeros(blocks, self.size[1] + 1, dtype=torch.int32, device=self.rows.device)
         block = torch.arange(blocks, device=self.rows.device).repeat_interleave(self.first.diff())
@@ -71,14 +72,14 @@ class Region:
 
 @dataclass(frozen=True)
 class Layer:
-    """What one level adds to a picture.
+    """The contribution of one level to a picture.
 
     Attributes:
-        grid: the pixels of the level.
-        cell: (1, 2), the size of one, see `lmf.decoders.base.Decoder.cell`.
-        part: those that are rendered.
-        shown: the pixels of the picture that are enlarged from them, which read no others. None: the grid is the
-            picture's own.
+        grid: pixels of the level.
+        cell: (1, 2), size of one of these pixels, see `lmf.decoders.base.Decoder.cell`.
+        part: the pixels of ``grid`` to render.
+        shown: the output pixels to enlarge from ``part``; they read no other pixels of ``grid``. None if ``grid`` is
+            the output grid itself.
     """
 
     grid: Grid

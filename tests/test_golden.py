@@ -1,4 +1,4 @@
-"""Fidelity to the authors' released code."""
+"""Compare outputs and gradients with those of the authors' released code."""
 
 import copy
 
@@ -28,11 +28,11 @@ MODELS = [
 ]
 
 
-SHARE = 2e-3  # of the pixels or queries that may be off by more than 1e-4
-# LM-LTE amplifies the rounding of its features, in the golden too: that is up to 1.2e-4 off the exact result. Its
-# convolutions ran on AVX-512 in oneDNN's blocked layout, and there ours give the same bits. Elsewhere oneDNN adds up
-# the 576 products of a sum in one chain, at 1.8 times the rounding error: on AVX2, 0.44 % of the pixels are off.
-# `test_lm_lte_is_off_by_the_rounding_of_long_sums_only` holds everything else to `SHARE`.
+SHARE = 2e-3  # of the pixels or queries may differ by more than 1e-4
+# LM-LTE amplifies the rounding of its features. The golden itself differs from the exact result by up to 1.2e-4. It was
+# computed on AVX-512, where oneDNN uses a blocked layout and our convolutions return the same bits. Elsewhere oneDNN
+# adds up the 576 products of a sum in one chain, with 1.8 times the rounding error. On AVX2, 0.44 % of the pixels
+# differ. `test_lm_lte_is_off_by_the_rounding_of_long_sums_only` shows that everything else stays within `SHARE`.
 LONG_SUMS = {"lm_lte": 1e-2}
 
 
@@ -45,7 +45,7 @@ def assert_agrees(ours, theirs, ties=(), allowed=SHARE):
     assert off.median() < 1e-5
 
 
-SECOND = "lm_liif_swinir"  # 12 million weights to draw, for an encoder that another model tests as well
+SECOND = "lm_liif_swinir"  # slow: draws 12 million weights for an encoder that another model covers too
 
 
 def check_frozen(name, allowed=SHARE):
@@ -88,7 +88,7 @@ def check_pictures(g, model, dtype=torch.float32, allowed=SHARE):
         lr = golden.image(g.tensors[f"lr_{h}x{w}"])
         with torch.inference_mode():
             out = model(lr.to(dtype), grid.coord()[None].to(dtype), cell.to(dtype))
-        odd = scale % 2 == 1  # exact ties, where rounding decides
+        odd = scale % 2 == 1  # has exact ties, which rounding decides
         ties = [(0, height - int(scale + 1) // 2), (1, width - int(scale + 1) // 2)] if odd else []
         assert_agrees(out.view(height, width, 3), g.tensors[f"out_{h}x{w}_x{scale}"], ties, allowed)
 
@@ -112,7 +112,7 @@ def test_pictures_and_queries_on_every_backend(case, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS[:2])
 def test_lm_lte_is_off_by_the_rounding_of_long_sums_only(shared, monkeypatch, backend):
-    """With convolutions that add up the two halves of a sum, nothing is. In double precision neither."""
+    """LM-LTE agrees with the golden if convolutions sum in two halves, and in double precision."""
     convolve = torch.nn.Conv2d.forward
 
     def in_halves(self, x):
@@ -144,9 +144,10 @@ def test_queries(case):
 
 
 def test_training(case):
-    """A batch in training mode, and gradients. The authors train LM-CiaoSR without the skip they evaluate with.
+    """The outputs of a batch in training mode and the gradients agree.
 
-    In float64, as one ReLU that rounding switches changes a gradient by a thousandth.
+    The authors train LM-CiaoSR without the skip that they evaluate with. The test runs in float64 because a single ReLU
+    switched by rounding changes a gradient by a thousandth.
     """
     name, g, model = case
     if "train_out" not in g.tensors:
@@ -169,13 +170,13 @@ def test_training(case):
         assert off < 1e-4, f"{key}: off by {off:.1e} of its largest value"
 
 
-# ReLUs of ``decoder.imnet`` whose input lies so near zero that it has the other sign in the golden's float32: layer,
-# neighbour, query, unit.
+# ReLUs of ``decoder.imnet`` whose input is so close to zero that its sign differs in the golden's float32, as (layer,
+# neighbour, query, unit).
 SWITCHED = {"lte": [(0, 1, 752, 210), (2, 1, 456, 252)]}
 
 
 def switch(decoder, units):
-    """Gives the inputs of these ReLUs, which must be within 1e-6 of zero, the other sign in the first image."""
+    """Flip the sign of the inputs of these ReLUs, which must be within 1e-6 of zero, in the first image."""
     for layer, neighbour, query, unit in units:
         outputs = []
 

@@ -18,7 +18,7 @@ def test_axis_is_cell_centres():
 
 
 def test_axis_of_a_padded_picture():
-    """20 rows padded to 24 and enlarged by 2.5: 60 cells, of which 50 are asked for."""
+    """20 rows padded to 24 and enlarged by 2.5 give 60 cells, of which 50 are used."""
     np.testing.assert_allclose(grid.axis(60.0, 0, 50), (np.arange(50) + 0.5) / 30 - 1, atol=1e-7)
 
 
@@ -58,8 +58,10 @@ def test_ensemble_inside_is_bilinear_weights():
 
 
 def test_ensemble_pairs_by_index_where_neighbours_coincide():
-    """In a corner of the picture all four are one latent, and the areas are equal; along an edge the two
-    that coincide still carry the areas of the opposite ones."""
+    """Coinciding neighbours keep the areas of the opposite ones.
+
+    In a corner all four neighbours are the same latent and the areas are equal. Along an edge two neighbours coincide.
+    """
     index, _, weight = grid.ensemble(torch.tensor([[[-0.99, -0.99], [-0.99, 0.1]]]), (4, 4))
     assert index[:, 0, 0].unique().tolist() == [0]
     torch.testing.assert_close(weight[:, 0, 0], torch.full((4,), 0.25))
@@ -69,7 +71,7 @@ def test_ensemble_pairs_by_index_where_neighbours_coincide():
 
 
 def test_exact_tie_in_the_last_row_is_an_equal_mix():
-    """The middle of the last latent at x3: neighbours coincide, all areas are 1e-9."""
+    """At x3 the neighbours of the centre of the last latent coincide, and all areas are 1e-9."""
     _, _, weight = grid.ensemble(Grid.of(12, 12).coord()[None, -14:-13], (4, 4))
     assert torch.equal(weight[:, 0, 0], torch.full((4,), 0.25))
 

@@ -1,4 +1,4 @@
-"""`SRModel` with every decoder: any size, any scale, any batch."""
+"""Test `SRModel` with every decoder at arbitrary sizes, scales and batch sizes."""
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ def test_batch_is_its_images_one_by_one(model):
 
 @torch.no_grad()
 def test_bands_queries_and_whole_agree(model):
-    """Also fewer queries than latents, coordinates in any order, and inputs that are not contiguous."""
+    """Cover fewer queries than latents, unordered coordinates and non-contiguous inputs."""
     lr, size = pictures(2, 6, 3, 8).permute(0, 2, 3, 1), (17, 26)
     target = Grid.of(*size)
     whole = model.render(lr, size)
@@ -125,7 +125,7 @@ def padding_model(request):
 
 @torch.no_grad()
 def test_padding_is_padding_by_hand(padding_model):
-    """21 x 27 enlarged by 3 is the corner of its reflection, 24 x 32, enlarged by 3."""
+    """Enlarging 21 x 27 by 3 gives the corner of its 24 x 32 reflection enlarged by 3."""
     lr = pictures(2, 3, 21, 27)
     by_hand = torch.from_numpy(np.pad(lr.numpy(), ((0, 0), (0, 0), (0, 3), (0, 5)), mode="reflect"))
     out = padding_model.render(lr, (63, 81))
@@ -146,7 +146,7 @@ def test_padding_moves_scattered_coordinates_alike(padding_model):
 
 @torch.no_grad()
 def test_padding_leaves_the_picture_in_place():
-    """An encoder that needs padding shows the same picture; only what the border repeats differs."""
+    """Padding for the encoder changes the picture only near the padded border."""
     lr = pictures(1, 3, 13, 10)
     plain, padded = encoders.Identity(), encoders.Identity()
     padded.multiple = 8
@@ -155,7 +155,7 @@ def test_padding_leaves_the_picture_in_place():
 
 
 def test_widths_must_fit():
-    with pytest.raises(ValueError, match="LIIF expects 8 feature channels, EDSR delivers 16"):
+    with pytest.raises(ValueError, match="LIIF expects 8 feature channels, EDSR returns 16"):
         SRModel(encoders.EDSR(16, 1), decoders.LIIF(8))
 
 
@@ -164,7 +164,7 @@ def test_widths_must_fit():
     [
         (((1, 4, 6, 6), (1, 9, 2), (1, 2)), r"lr must be \(B, 3, h, w\), .* got \(1, 4, 6, 6\), \(1, 9, 2\), \(1, 2\)"),
         (((1, 3, 6, 6), (9, 2), (1, 2)), "coord"),
-        (((1, 3, 6, 6), (1, 9, 2), (1, 9, 2)), "cell"),  # one for each query, as in the authors' code
+        (((1, 3, 6, 6), (1, 9, 2), (1, 9, 2)), "cell"),  # one cell per query, as in the released code
     ],
 )
 def test_says_which_shapes_it_takes(shapes, message):
@@ -178,7 +178,7 @@ SMALL = [encoders.EDSR(blocks=1), encoders.RDN(blocks=1, layers=1), encoders.Swi
 
 @pytest.mark.parametrize("encoder", SMALL, ids=lambda encoder: type(encoder).__name__)
 def test_modulations_lie_latent_by_latent(encoder):
-    """However a picture lies in memory; here as one that numpy holds, (h, w, 3)."""
+    """Modulations are channels-last even if the picture has numpy's layout (h, w, 3)."""
     model = SRModel(encoder, decoders.LMLIIF(64)).eval()
     with torch.inference_mode():
         latent = model.prepare(torch.rand(16, 24, 3).permute(2, 0, 1)[None], (64, 96)).latent()

@@ -6,7 +6,7 @@ from lmf.region import Region
 
 @pytest.mark.parametrize("seed", range(4))
 def test_regions_hold_the_columns_of_their_cells(seed):
-    """Cells of 0 to 3 columns, which overlap by up to 2, in blocks of 0 to 3 rows."""
+    """Use cells of 0 to 3 columns that overlap by up to 2, in blocks of 0 to 3 rows."""
     generator = torch.Generator().manual_seed(seed)
     cells = torch.rand(6, 9, generator=generator) < 0.4
     rows = torch.randint(0, 4, (7,), generator=generator).cumsum(0)
@@ -17,7 +17,7 @@ def test_regions_hold_the_columns_of_their_cells(seed):
     for i, j in cells.nonzero().tolist():
         expected[rows[i] : rows[i + 1], left[j] : right[j]] = True
     region = Region.of(size, rows, cells, left, right)
-    # A run of cells also covers what lies between two of them.
+    # A run of cells also covers the columns between two of them.
     between = right[:-1] < left[1:]
     for i, j in (cells[:, 1:] & cells[:, :-1] & between).nonzero().tolist():
         expected[rows[i] : rows[i + 1], right[j] : left[j + 1]] = True
@@ -25,7 +25,7 @@ def test_regions_hold_the_columns_of_their_cells(seed):
     assert region.pixels == expected.sum()
     starts, ends = region.runs.unbind(1)
     apart = torch.ones(len(starts), dtype=torch.bool)
-    apart[region.first[:-1].clamp(max=len(starts) - 1)] = False  # the first of its block follows none
+    apart[region.first[:-1].clamp(max=len(starts) - 1)] = False  # the first run of a block has no predecessor
     assert (starts[apart] >= ends[:-1][apart[1:]]).all()
 
 

@@ -186,7 +186,8 @@ def compose_and_run(arguments: Sequence[str]) -> None:
         from lmf.app import overrides, pipeline
     check_launcher(arguments)
     sys.argv[1:] = overrides.quoted(arguments)
-    hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(pipeline.run)()
+    with pipeline.explained():
+        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(pipeline.run)()
 
 
 def check_launcher(arguments: Sequence[str]) -> None:

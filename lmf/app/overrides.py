@@ -1,4 +1,4 @@
-"""File names on the command line: quoted for the user where Hydra's grammar would not take them as they are."""
+"""Overrides of the command line: file names quoted where Hydra's grammar needs it, and overrides as keys and values."""
 
 from __future__ import annotations
 
@@ -91,3 +91,14 @@ def not_an_override(argument: str) -> str:
     if Path(argument).expanduser().exists():
         return f"{argument}: a file alone is no command; to enlarge it: lmf upscale {quote(argument)} --scale 4"
     return f"{argument}: neither a command nor KEY=VALUE; lmf --help lists what there is"
+
+
+def split(override: str) -> tuple[str, str]:
+    """Key and value: ``("data.root", "a=b, c")`` of ``+data.root='a=b, c'``; the value of ``~key`` is empty.
+
+    A value may hold ``=``, and where it is quoted spaces and commas. The quotes are removed.
+    """
+    parsed = OverridesParser.create().parse_override(override)
+    text, value = override.partition("=")[2], parsed.value()
+    quoted = text[:1] in ("'", '"') and isinstance(value, str)
+    return parsed.get_key_element().lstrip("+~"), str(value) if quoted else text

@@ -18,32 +18,57 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 import lmf
+from lmf.errors import UserError
 from lmf.io.files import cache_folder
+from lmf.training.ranks import end_with_parent
 
 # Lightning starts the other ranks of a node by running this program again; they read the folder from here.
 RUN_DIR = "LMF_RUN_DIR"
+# The process that started them, with which they end.
+FIRST_RANK = "LMF_FIRST_RANK"
 # The folder of the multirun that this process, or the one that started it, runs.
 SWEEP_DIR = "LMF_SWEEP_DIR"
 LAST = Path("checkpoints", "last.ckpt")
+RESULTS = ("results.json", "benchmark.json")
 # What Lightning leaves in the environment when it has started ranks. It must not reach the next job of a sweep.
-_LAUNCHER = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", RUN_DIR)
+_LAUNCHER = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", RUN_DIR, FIRST_RANK)
 
 
-def run_dir(runs: str, name: str, ckpt_path: str | None) -> str:
-    """The folder of this job: a new one, or that of the run which ``ckpt_path`` (``last`` or a folder) continues."""
+def run_dir(runs: str, name: str, task: str, ckpt_path: str | None) -> str:
+    """The folder of this job: a new one, ``runs/name/time``.
+
+    Only ``task=fit`` goes on in the folder of the run that ``ckpt_path`` (``last`` or a folder) names. Every other task
+    reads that run, and writes elsewhere.
+    """
     if RUN_DIR in os.environ:
         return os.environ[RUN_DIR]
-    if ckpt_path == "last":
+    if task == "fit" and ckpt_path == "last":
         last = last_run(Path(runs, name))
         return str(last) if last else _new(Path(runs, name))
-    if ckpt_path and Path(ckpt_path, LAST).is_file():
+    if task == "fit" and ckpt_path and Path(str(ckpt_path), LAST).is_file():
         return str(ckpt_path)
     return _new(Path(runs, name))
+
+
+def check_output(output: Path) -> None:
+    """Refuses to measure into a folder that another run has written to.
+
+    Raises:
+        UserError: it holds a training run or results. Jobs of a multirun may replace their own results.
+    """
+    if "LOCAL_RANK" in os.environ:  # the first rank has checked
+        return
+    if any(output.glob("checkpoints/*.ckpt")):
+        raise UserError(f"{output} holds a training run; results go into another folder, a new one by default")
+    old = [output / name for name in RESULTS if (output / name).is_file()]
+    if old and HydraConfig.get().mode != RunMode.MULTIRUN:
+        raise UserError(f"{old[0]} exists already; results go into another folder, a new one by default")
 
 
 def last_run(folder: Path) -> Path | None:
@@ -82,7 +107,7 @@ def _new(parent: Path) -> str:
         except FileExistsError:
             continue
         return str(folder)
-    raise OSError(f"cannot make a new run folder in {parent}")
+    raise UserError(f"{parent}: too many run folders of this second; try again")
 
 
 @contextmanager
@@ -92,6 +117,8 @@ def job(output: Path) -> Iterator[None]:
     Lightning re-executes ``sys.argv``; in a multirun that names every job.
     """
     if "LOCAL_RANK" in os.environ:  # we are such a rank, or an external launcher started every rank
+        if FIRST_RANK in os.environ:  # the former
+            end_with_parent(int(os.environ[FIRST_RANK]))
         yield
         return
     if multiprocessing.get_start_method(allow_none=True) == "loky":
@@ -99,10 +126,10 @@ def job(output: Path) -> Iterator[None]:
     argv = sys.argv
     hydra = HydraConfig.get()
     os.environ[RUN_DIR] = str(output.absolute())
+    os.environ[FIRST_RANK] = str(os.getpid())
     if hydra.mode == RunMode.MULTIRUN:
-        keep = [a for a in argv[1:] if a.startswith("-") and a not in ("-m", "--multirun")]
         own = [o for o in hydra.overrides.hydra if not o.startswith(_SWEEP_ONLY)]
-        sys.argv = [argv[0], *keep, *hydra.overrides.task, *own]
+        sys.argv = [argv[0], *flags(argv[1:]), *hydra.overrides.task, *own]
     try:
         with command_as_main():
             yield
@@ -137,6 +164,14 @@ def command_as_main() -> Iterator[None]:
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = path
+
+
+def flags(arguments: Sequence[str]) -> list[str]:
+    """Those command-line ``arguments`` that are neither overrides nor ``-m``: Hydra's flags and their values."""
+    flags = [a for a in arguments if a not in ("-m", "--multirun")]
+    for override in get_args_parser().parse_known_args(arguments)[0].overrides:
+        flags.remove(override)
+    return flags
 
 
 _SWEEP_ONLY = ("hydra.mode", "hydra.sweep", "hydra.launcher", "hydra/launcher", "hydra/sweeper")

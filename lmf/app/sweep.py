@@ -1,18 +1,16 @@
 """Multiruns that end with one table and one picture, and that pick up where they stopped.
 
 Hydra gives every job a numbered folder in the sweep's. When a job ends, `SweepCallback` notes there how; a job that
-ended well is not run again by the same command, as long as its config and checkpoint are the same.
+ended well is not run again by the same command, as long as its identity (see `lmf.app.identity`) is the same.
 """
 
 from __future__ import annotations
 
 import atexit
-import hashlib
 import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +23,11 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
+from lmf.app.identity import identity
+from lmf.app.overrides import split
 from lmf.app.runs import SWEEP_DIR
-from lmf.app.tasks.common import checkpoint_file
 from lmf.errors import one_line
 from lmf.io.files import replacing, write_text
-from lmf.renderers.cmsr import tables
 from lmf.training.results import Result, Results, console, csv_text, format_value
 
 log = logging.getLogger(__name__)
@@ -88,20 +86,6 @@ def finished(config: DictConfig) -> bool:
     return note["error"] is None and note["identity"] == identity(config)
 
 
-def identity(config: DictConfig) -> str:
-    """What a job's outcome depends on: its config, and the files of its checkpoint and of CMSR's tables."""
-    content = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(content, dict)
-    files = []
-    if config.get("ckpt_path"):
-        with suppress(ValueError):
-            checkpoint = checkpoint_file(config)
-            files = [checkpoint, Path(config.renderer.get("tables") or tables.beside(checkpoint))]
-    states = [[file.stat().st_size, file.stat().st_mtime_ns] if file.is_file() else None for file in files]
-    own = {key: value for key, value in content.items() if key not in ("hydra", "paths")}
-    return hashlib.sha256(json.dumps([own, states], sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
 @dataclass
 class SweepRow:
     """One evaluation set that a job measured, or the job itself where it measured none.
@@ -128,7 +112,7 @@ def collect(folder: Path) -> list[SweepRow]:
     """Writes ``sweep.csv`` and ``pareto.png`` of the sweep in ``folder``, and returns its rows."""
     jobs = sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
     notes = {job: read_note(job) for job in jobs}
-    choices = {job: dict(o.lstrip("+").split("=", 1) for o in note["overrides"]) for job, note in notes.items()}
+    choices = {job: dict(map(split, note["overrides"])) for job, note in notes.items()}
     keys = dict.fromkeys(key for own in choices.values() for key in own if key != "launcher")
     swept = [key for key in keys if len({own.get(key) for own in choices.values()}) > 1]
     rows: list[SweepRow] = []

@@ -1,1 +1,1 @@
-"""What models cost: MACs, seconds, memory, and what the machine could do."""
+"""Measurement of the cost of models: MACs, time and memory, compared with the limits of the machine."""

@@ -1,27 +1,24 @@
-"""What an `SRModel` costs: parameters, multiply-accumulates, seconds and bytes, by stage.
+"""The cost of an `SRModel`: parameters, multiply-accumulates (MACs), time and memory.
 
-The stages are the encoder, the latent (decoder work done once per LR pixel) and rendering (work per output pixel).
+MACs and time are measured per stage. The stages are the encoder, the latent (work of the decoder per LR pixel) and
+rendering (work per output pixel).
 """
 
 from __future__ import annotations
 
 import copy
-import ctypes
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import torch
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lmf.benchmark.memory import peak_memory
 from lmf.benchmark.timing import synchronize
 from lmf.decoders.base import Decoder, Latent
 from lmf.errors import UserError
@@ -37,47 +34,61 @@ CONVENTION = (
 )
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Parameters, and MACs of enlarging one picture; see `CONVENTION` for what counts.
+@dataclass(frozen=True, kw_only=True)
+class StageCosts:
+    """Parameters, and MACs of enlarging one picture; `CONVENTION` states what counts.
 
     Attributes:
-        lr_size, size: (height, width) of input and output.
+        size: (height, width) of the output.
         encoder_params, decoder_params: numbers of parameters.
-        encoder_macs, latent_macs, render_macs: by stage; padding of the input to the encoder's multiple included.
-        queries: output pixels.
+        encoder_macs, latent_macs, render_macs: MACs per stage, including the padding of the input for the encoder.
     """
 
-    lr_size: Size
     size: Size
     encoder_params: int
     decoder_params: int
     encoder_macs: int
     latent_macs: int
     render_macs: int
-    queries: int
 
     @property
     def total_macs(self) -> int:
+        """MACs of all stages."""
         return self.encoder_macs + self.latent_macs + self.render_macs
 
     @property
     def decoder_macs(self) -> int:
-        """What papers call the cost of the decoder: latent and rendering."""
+        """MACs of the decoder as papers count them: latent and rendering."""
         return self.latent_macs + self.render_macs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost(StageCosts):
+    """Parameters and MACs of enlarging one picture of a given size.
+
+    Attributes:
+        lr_size: (height, width) of the input.
+        queries: number of output pixels.
+    """
+
+    lr_size: Size
+    queries: int
 
     @property
     def render_macs_per_query(self) -> float:
+        """MACs of rendering one output pixel."""
         return self.render_macs / self.queries
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds per stage and in all, medians over ``repeats`` runs, and memory.
+    """Time and memory of enlarging one picture.
 
     Attributes:
-        peak_bytes: the most memory in use during a run beyond what was in use before it, over the warm-up runs. On
-            CUDA it is what torch's allocator handed out, on a CPU under Linux resident memory; None elsewhere.
+        encoder, latent, render, total: seconds, medians over ``repeats`` runs.
+        peak_bytes: peak memory of the warm-up runs, see `lmf.benchmark.memory.peak_memory`; None if unknown.
+        repeats: number of timed runs.
+        device: name of the device.
     """
 
     encoder: float
@@ -90,23 +101,25 @@ class Latency:
 
 
 def count(model: SRModel, lr_size: Size, *, scale: float | None = None, size: Size | None = None) -> Cost:
-    """Parameters and MACs of enlarging a picture of ``lr_size`` (h, w), every output pixel rendered.
+    """Count the parameters and the MACs of enlarging one picture with every output pixel rendered.
 
-    Runs torch's FLOP counter, two FLOPs to a MAC, over a copy of the model without memory (the meta device), so that
-    any size is instant; where the work depends on values (DIIF), over the model itself. Custom operators count by
-    ``torch.utils.flop_counter.register_flop_formula``; one without a formula counts as nothing. Rendering that skips
-    pixels (CMSR) costs less, by how much the picture says.
+    Torch's FLOP counter (two FLOPs per MAC) runs over a copy of the model on the meta device, which is fast at any
+    size. If the work depends on values (DIIF), it runs over the model itself. Custom operators need a formula by
+    ``torch.utils.flop_counter.register_flop_formula``; otherwise they count as 0. CMSR renders fewer pixels, depending
+    on the picture.
 
     Args:
-        scale, size: of the output, as for `SRModel.upscale`: one of the two.
+        model: the model.
+        lr_size: (h, w) of the input.
+        scale, size: scale or size of the output, see `SRModel.upscale`.
 
     Raises:
-        UserError: sizes that make no sense.
+        UserError: if a size or the scale is invalid.
     """
     target = target_size(checked(lr_size), scale, size)
     try:
         macs = count_stages(on_meta(model), torch.empty(1, 3, *lr_size, device="meta"), target, QueryAll())
-    except RuntimeError:  # work that depends on values, as in DIIF
+    except RuntimeError:  # the work depends on values, as in DIIF
         with evaluating(model):
             macs = count_stages(model, picture(lr_size, model.device), target, Dense())
     return Cost(
@@ -132,15 +145,22 @@ def latency(
     budget: float = 60.0,
     device: torch.device | str | None = None,
 ) -> Latency:
-    """Times enlarging one random picture of ``lr_size`` (h, w), the device synchronised after each stage.
+    """Measure the time and memory of enlarging one random picture.
 
-    Rendering is the model's own renderer. The model is left as it was: mode, gradients and random state.
+    The device is synchronised after each stage. The mode and the gradients of the model and the global random state do
+    not change.
 
     Args:
-        scale, size: of the output, as for `SRModel.upscale`: one of the two.
-        warmup: untimed runs first, at least 1.
-        repeats: timed runs, fewer (but one) once ``budget`` seconds have passed in all.
-        device: where the model is; by default where its parameters are.
+        model: the model; its renderer is used.
+        lr_size: (h, w) of the input.
+        scale, size: scale or size of the output, see `SRModel.upscale`.
+        warmup: number of untimed runs at the beginning, at least 1.
+        repeats: number of timed runs, at least 1.
+        budget: seconds after which no further run starts; at least one run is timed.
+        device: device of the model; by default the device of its parameters.
+
+    Raises:
+        UserError: if a number, a size or the scale is invalid.
     """
     if warmup < 1 or repeats < 1:
         raise UserError(f"warmup and repeats must be at least 1, got {warmup} and {repeats}")
@@ -163,33 +183,11 @@ def latency(
     return Latency(encoder, latent, render, total, memory, repeats=len(times), device=str(device))
 
 
-def table(costs: Sequence[Cost], latencies: Sequence[Latency], name: str) -> Table:
-    """A `rich` table of both, one row per output size, with parameters above and the convention below.
-
-    Args:
-        costs, latencies: of one model and input size, at the same scales.
-        name: of the model.
-    """
-    first, device = costs[0], latencies[0].device
-    title = (
-        f"{name}, one {first.lr_size[1]}x{first.lr_size[0]} picture on {device}\n"
-        f"{first.encoder_params:,} parameters in the encoder, {first.decoder_params:,} in the decoder"
-    )
-    out = Table(title=title, caption=CONVENTION, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
-    out.padding = (0, 1, 0, 0)
-    units = [*(f"{s}\nGMAC" for s in STAGES), *(f"{s}\nms" for s in (*STAGES, "total")), "peak\nMB"]
-    for column in ("output", *units):
-        out.add_column(column, justify="right", no_wrap=True)
-    for cost, timing in zip(costs, latencies, strict=True):
-        macs = (f"{n / 1e9:.1f}" for n in (cost.encoder_macs, cost.latent_macs, cost.render_macs))
-        times = (f"{1e3 * t:.1f}" for t in (timing.encoder, timing.latent, timing.render, timing.total))
-        peak = "-" if timing.peak_bytes is None else f"{timing.peak_bytes / 1e6:.0f}"
-        out.add_row(f"{cost.size[1]}x{cost.size[0]}", *macs, *times, peak)
-    return out
-
-
 def timed(model: SRModel, image: Tensor, size: Size) -> list[float]:
-    """Seconds of each of `STAGES`, and in all, of enlarging ``image`` (B, 3, h, w); the device finishes each first."""
+    """Return the seconds of each of `STAGES` and of all of them for enlarging ``image`` (B, 3, h, w) to ``size``.
+
+    The device is synchronised after each stage.
+    """
     synchronize(image.device)
     marks = [time.perf_counter()]
     for _ in stages(model, image, size, model.renderer):
@@ -199,7 +197,7 @@ def timed(model: SRModel, image: Tensor, size: Size) -> list[float]:
 
 
 def stages(model: SRModel, image: Tensor, size: Size, renderer: Renderer) -> Iterator[str]:
-    """`SRModel.render` step by step: yields the name of each stage of `STAGES` when it is done."""
+    """Run `SRModel.render` stage by stage and yield the name of each of `STAGES` after it."""
     enlargement = model.prepare(image, size)
     feat = enlargement.features()
     yield "encoder"
@@ -210,7 +208,7 @@ def stages(model: SRModel, image: Tensor, size: Size, renderer: Renderer) -> Ite
 
 
 def count_stages(model: SRModel, image: Tensor, size: Size, renderer: Renderer) -> dict[str, int]:
-    """MACs of each of `STAGES`."""
+    """Return the MACs of each of `STAGES`."""
     macs, done = {}, 0
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         for stage in stages(model, image, size, renderer):
@@ -220,60 +218,31 @@ def count_stages(model: SRModel, image: Tensor, size: Size, renderer: Renderer) 
 
 
 class QueryAll(Renderer):
-    """Queries all pixels at once, whatever memory that takes: on the meta device, none."""
+    """Queries all pixels at once, without a memory bound; the meta device needs no memory."""
 
     def __call__(self, decoder: Decoder, latent: Latent, target: Grid, cell: Tensor) -> Tensor:
         return decoder.query(latent, target.coord(cell.device).expand(len(cell), -1, 2), cell)
 
 
 def on_meta(model: SRModel) -> SRModel:
-    """A copy in evaluation mode whose weights have shapes only; those of ``model`` are not copied."""
+    """Return a copy of ``model`` on the meta device in evaluation mode, without copying the weights."""
     memo: dict[int, object] = {id(b): b.to("meta") for b in model.buffers()}
     memo |= {id(p): nn.Parameter(p.detach().to("meta"), requires_grad=False) for p in model.parameters()}
     return copy.deepcopy(model, memo).eval()
 
 
 def picture(size: Size, device: torch.device) -> Tensor:
-    """Noise (1, 3, h, w) in network units, always the same; the global random state is left alone."""
+    """Return the same noise (1, 3, h, w) in network units in every call, without the global random state."""
     return to_network(torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device))
 
 
 def parameters(module: nn.Module) -> int:
+    """Return the number of parameters."""
     return sum(p.numel() for p in module.parameters())
 
 
 def checked(lr_size: Size) -> Size:
+    """Return ``lr_size``, or raise a `UserError` if it is not (height, width)."""
     if len(lr_size) != 2 or any(n != int(n) or n < 1 for n in lr_size):
-        raise UserError(f"lr_size must be (height, width), both whole and at least 1, got {lr_size}")
+        raise UserError(f"lr_size must be (height, width), both integers of at least 1, got {lr_size}")
     return lr_size
-
-
-@contextmanager
-def peak_memory(device: torch.device) -> Iterator[Callable[[], int | None]]:
-    """Yields a function that, after the block, says what `Latency.peak_bytes` says."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        yield lambda: torch.cuda.max_memory_allocated(device) - before
-        return
-    resident = reset_process_peak() if device.type == "cpu" else None
-    yield lambda: None if resident is None else max(0, (process_peak() or 0) - resident)
-
-
-def reset_process_peak() -> int | None:
-    """Returns free memory to the system and forgets the process's peak, so that it is what is resident now: in bytes,
-    or None where the system cannot (it is Linux that can)."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, AttributeError, TypeError):
-        return None
-    return process_peak()
-
-
-def process_peak() -> int | None:
-    """The most resident memory this process has had, in bytes, since its start or `reset_process_peak`."""
-    try:
-        return next(int(x.split()[1]) << 10 for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x)
-    except (OSError, StopIteration):
-        return None

@@ -1,4 +1,4 @@
-"""Pictures of a benchmark: time and MACs against scale, and the roofline."""
+"""Plots of benchmark results: time and MACs over scale, and the roofline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ MARKERS = {"encoder": "s", "latent": "^", "render": "o"}
 
 
 def save(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Writes ``benchmark_90x160.png`` for each input size and, of timed rows, ``roofline.png``; returns the paths."""
+    """Write a plot such as ``benchmark_90x160.png`` per input size and, for timed rows, ``roofline.png``.
+
+    Returns:
+        The paths of the plots.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     timed = [row for row in rows if row.total_s is not None]
     figures = {
@@ -35,7 +39,7 @@ def save(rows: Sequence[Row], folder: Path) -> list[Path]:
 
 
 def against_scale(rows: Sequence[Row]) -> Figure:
-    """Seconds and MACs of the whole enlargement against scale, logarithmic, for rows of one input size."""
+    """Plot seconds and MACs of the whole enlargement over scale for rows of one input size."""
     h, w = rows[0].lr
     timed = rows[0].total_s is not None
     figure = Figure(figsize=(10 if timed else 5.5, 4.2), layout="constrained")
@@ -43,18 +47,18 @@ def against_scale(rows: Sequence[Row]) -> Figure:
     lines: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         lines[row.model, label(row)].append(row)
-    for (model, how), own in lines.items():
-        backend = own[0].backend
-        scales = [row.scale for row in own]
+    for (model, how), line in lines.items():
+        backend = line[0].backend
+        scales = [row.scale for row in line]
         style = "--" if backend == "reference" else "-"
         name = model if how == "torch" or not timed else f"{model} ({how})"
         if timed or backend != "reference":
-            axes[0].plot(scales, [row.macs / 1e9 for row in own], style, marker="o", label=name)
+            axes[0].plot(scales, [row.macs / 1e9 for row in line], style, marker="o", label=name)
         if timed:
-            axes[1].plot(scales, [row.total_s for row in own], style, marker="o", label=name)
-    titled(axes[0], "multiply-adds, encoder included", "GMAC")
+            axes[1].plot(scales, [row.total_s for row in line], style, marker="o", label=name)
+    set_up(axes[0], "multiply-adds, encoder included", "GMAC")
     if timed:
-        titled(axes[1], f"time on {rows[0].device}, {rows[0].threads} threads", "seconds")
+        set_up(axes[1], f"time on {rows[0].device}, {rows[0].threads} threads", "seconds")
     for ax in axes:
         ax.set_xlabel(f"scale of a {w} x {h} input")
         ax.set_xticks(sorted({row.scale for row in rows}), labels=[f"{s:g}" for s in sorted({r.scale for r in rows})])
@@ -64,7 +68,7 @@ def against_scale(rows: Sequence[Row]) -> Figure:
 
 
 def roofline(rows: Sequence[Row]) -> Figure:
-    """GFLOP/s achieved by each stage against its FLOPs per byte, under what the machine can do."""
+    """Plot the GFLOP/s of each stage over its FLOPs per byte, below the limits of the machine."""
     figure = Figure(figsize=(6.5, 4.5), layout="constrained")
     ax = figure.subplots()
     peak, bandwidth = rows[0].peak_gflops or 1.0, rows[0].peak_gbs or 1.0
@@ -83,13 +87,14 @@ def roofline(rows: Sequence[Row]) -> Figure:
         ax.plot([], [], "-", color=colour, label=model if how == "torch" else f"{model} ({how})")
     for stage, marker in MARKERS.items():
         ax.plot([], [], marker, color="grey", label=stage)
-    titled(ax, f"measured: {peak:.0f} GFLOP/s (matrix product or convolution), {bandwidth:.0f} GB/s (copy)", "GFLOP/s")
-    ax.set_xlabel("FLOPs per byte that must move")
+    set_up(ax, f"measured: {peak:.0f} GFLOP/s (matrix product or convolution), {bandwidth:.0f} GB/s (copy)", "GFLOP/s")
+    ax.set_xlabel("FLOPs per byte of necessary memory traffic")
     ax.legend(fontsize="small")
     return figure
 
 
-def titled(ax: Axes, title: str, unit: str) -> None:
+def set_up(ax: Axes, title: str, unit: str) -> None:
+    """Set logarithmic axes, a title, the unit of the y axis and a grid."""
     ax.set(xscale="log", yscale="log", ylabel=unit)
     ax.set_title(title, fontsize="medium")
     ax.grid(True, which="both", alpha=0.2)

@@ -1,4 +1,4 @@
-"""What the machine at hand can do at most."""
+"""Measurement of the peak performance of the machine."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from lmf.benchmark.timing import synchronize
 
 
 def measure_peak(device: torch.device) -> tuple[float, float]:
-    """What the machine can do now: FLOPs a second in a large matrix product or convolution, whichever is faster (they
-    come from different libraries), and bytes a second in a large copy."""
+    """Measure the peak performance of ``device``.
+
+    Matrix products and convolutions come from different libraries, so the faster of the two counts.
+
+    Returns:
+        FLOP/s of a large matrix product or convolution, and bytes read and written per second by a large copy.
+    """
     n, side, length = (8192, 512, 1 << 28) if device.type == "cuda" else (1536, 96, 1 << 25)
     a, b = torch.rand(2, n, n, device=device)
     c = 256

@@ -1,7 +1,7 @@
-"""Benchmarks: models x sizes x scales x backends, measured in turns and held against what the machine can do.
+"""Benchmarks of models, sizes, scales and backends, compared with the limits of the machine.
 
-Every round runs every case once, and what shows the machine's own peak, so that whatever else the machine does falls on
-all of them alike: ratios of medians hold where single numbers do not.
+Every round measures the peak performance of the machine and runs every case once. Other load on the machine thus
+affects all cases alike, and ratios of medians are reliable even if absolute times are not.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from torch import Tensor
 
 from lmf import kernels
 from lmf.benchmark import cost
+from lmf.benchmark.memory import peak_memory, process_peak
 from lmf.benchmark.roofline import measure_peak
 from lmf.decoders.base import Latent
 from lmf.errors import UserError
@@ -35,15 +34,19 @@ from lmf.model import SRModel, evaluating, target_size
 from lmf.precision import autocast
 
 BACKENDS = ("fused", "reference")
-_KERNEL = {"cpu": "cpu", "cuda": "triton"}  # what "fused" means, by device
+_KERNEL = {"cpu": "cpu", "cuda": "triton"}  # the kernel that "fused" selects, by device
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure: ``model`` enlarges a picture of ``lr`` (h, w) by ``scale``.
+    """One case of a benchmark.
 
-    ``backend``: how it renders, one of `BACKENDS`; ``"torch"`` for decoders that have no fused rendering.
-    ``precision``: see `lmf.precision.autocast`.
+    Attributes:
+        model: name of the model.
+        backend: one of `BACKENDS`, or ``"torch"`` for decoders without fused rendering.
+        lr: (height, width) of the input.
+        scale: factor of the enlargement.
+        precision: see `lmf.precision.autocast`.
     """
 
     model: str
@@ -53,33 +56,26 @@ class Case:
     precision: str = "32-true"
 
 
-@dataclass
-class Row:
-    """What a case costs. Seconds are medians; without timing they, and all that follows from them, are None.
+@dataclass(frozen=True, kw_only=True)
+class Row(cost.StageCosts, Case):
+    """The cost of one case. All values that need timing are None without it.
 
     Attributes:
-        macs: in all; see `lmf.benchmark.cost.CONVENTION`.
-        encoder_bytes, latent_bytes, render_bytes: of each stage's input, weights and result in float32, which must at
-            least move between it and memory.
-        gflops: 10^9 FLOPs (two to a MAC) a second, in all and while rendering.
-        peak_gflops: what the machine does in a large matrix product or convolution of that precision, whichever is
-            faster.
-        peak_gbs: 10^9 bytes a second read and written by a large copy.
-        floor_s: the least time that ``peak_gflops`` and ``peak_gbs`` allow for the MACs and bytes of each stage.
-        peak_bytes: memory that the case needs, see `lmf.benchmark.cost.Latency`.
-        process_bytes: the most that the process had meanwhile, Python, torch and all models included.
+        macs: MACs of all stages, see `lmf.benchmark.cost.CONVENTION`.
+        encoder_bytes, latent_bytes, render_bytes: bytes of the input, weights and result of each stage in float32, the
+            minimum that must move between the stage and memory.
+        encoder_s, latent_s, render_s, total_s: seconds, medians over ``repeats`` runs.
+        floor_s: minimum seconds for the MACs and bytes of all stages at ``peak_gflops`` and ``peak_gbs``.
+        gflops, render_gflops: achieved GFLOP/s of all stages and of rendering, with two FLOPs per MAC.
+        peak_gflops: GFLOP/s of a large matrix product or convolution at this precision, whichever is faster.
+        peak_gbs: GB/s read and written by a large copy.
+        peak_bytes: peak memory of the case, see `lmf.benchmark.memory.peak_memory`.
+        process_bytes: peak memory of the whole process, including Python, torch and all models.
+        repeats: number of timed runs.
+        device: name of the device.
+        threads: number of torch's CPU threads.
     """
 
-    model: str
-    backend: str
-    lr: Size
-    scale: float
-    size: Size
-    encoder_params: int
-    decoder_params: int
-    encoder_macs: int
-    latent_macs: int
-    render_macs: int
     macs: int
     encoder_bytes: int
     latent_bytes: int
@@ -98,7 +94,6 @@ class Row:
     repeats: int = 0
     device: str = "cpu"
     threads: int = 0
-    precision: str = "32-true"
 
 
 def plan(
@@ -108,10 +103,17 @@ def plan(
     backends: Sequence[str],
     precisions: Sequence[str] = ("32-true",),
 ) -> list[Case]:
-    """Every combination, but one backend only where a decoder has no fused rendering.
+    """Return a case for every combination; decoders without fused rendering use the backend ``"torch"`` only.
+
+    Args:
+        models: models by name.
+        sizes: input sizes (h, w).
+        scales: factors of the enlargement.
+        backends: some of `BACKENDS`.
+        precisions: see `lmf.precision.autocast`.
 
     Raises:
-        UserError: an unknown backend.
+        UserError: if a backend is unknown or there is none.
     """
     if not backends or any(b not in BACKENDS for b in backends):
         raise UserError(f"backends must be some of {', '.join(BACKENDS)}, got {', '.join(backends) or 'none'}")
@@ -127,25 +129,17 @@ def plan(
 
 
 def count(models: Mapping[str, SRModel], cases: Sequence[Case]) -> list[Row]:
-    """A row for each case, without times: parameters and MACs."""
-    found = {(c.model, c.lr, c.scale): c for c in cases}
-    rows = {key: row_of(models[case.model], case) for key, case in found.items()}
+    """Return a row without timing for each case."""
+    unique = {(c.model, c.lr, c.scale): c for c in cases}
+    rows = {key: row_of(models[case.model], case) for key, case in unique.items()}
     return [replace(rows[c.model, c.lr, c.scale], backend=c.backend, precision=c.precision) for c in cases]
 
 
 def row_of(model: SRModel, case: Case) -> Row:
-    own = cost.count(model, case.lr, scale=case.scale)
-    return Row(
-        **asdict(case),
-        size=own.size,
-        encoder_params=own.encoder_params,
-        decoder_params=own.decoder_params,
-        encoder_macs=own.encoder_macs,
-        latent_macs=own.latent_macs,
-        render_macs=own.render_macs,
-        macs=own.total_macs,
-        **traffic(model, case.lr, own.size),
-    )
+    """Return the row of ``case`` without timing."""
+    counted = cost.count(model, case.lr, scale=case.scale)
+    shared = {field.name: getattr(counted, field.name) for field in fields(cost.StageCosts)}
+    return Row(**asdict(case), **shared, macs=counted.total_macs, **traffic(model, case.lr, counted.size))
 
 
 def measure(
@@ -157,23 +151,29 @@ def measure(
     budget: float = 30.0,
     progress: Callable[[Iterable[Case]], Iterable[Case]] = lambda cases: cases,
 ) -> list[Row]:
-    """`count`, and in turns: one round to warm up, which also measures memory, then ``repeats`` rounds.
+    """Measure all cases in turns: one round for warm-up and memory, then ``repeats`` timed rounds.
 
     Args:
-        models: by name, on ``device``.
-        budget: seconds of a case after which it sits out the rounds that follow. Where warming up alone takes that
-            long, it counts as the one measurement.
-        progress: wraps the cases of all rounds.
+        models: models by name, on ``device``.
+        cases: the cases, see `plan`.
+        device: device to measure on.
+        repeats: number of timed rounds, at least 1.
+        budget: seconds per case after which it skips the remaining rounds. If the warm-up alone takes that long, it
+            counts as the only run.
+        progress: wraps the iterable of cases of all rounds, for a progress bar.
+
+    Returns:
+        A row with timing for each case.
 
     Raises:
-        UserError: fewer than one repeat; a backend that cannot serve here.
+        UserError: if ``repeats`` is smaller than 1.
     """
     if repeats < 1:
         raise UserError(f"repeats must be at least 1, got {repeats}")
     device = torch.device(device)
     rows = count(models, cases)
     times: list[list[list[float]]] = [[] for _ in cases]
-    spent, peaks = [0.0] * len(cases), defaultdict(list)
+    spent, peaks = [0.0] * len(cases), defaultdict[str, list[tuple[float, float]]](list)
     turns = ((n, i) for n in range(1 + repeats) for i in range(len(cases)))
     for (n, i), case in zip(turns, progress([*cases] * (1 + repeats)), strict=True):
         if i == 0:
@@ -183,26 +183,49 @@ def measure(
         if n and spent[i] >= budget:
             continue
         start = time.perf_counter()
-        # Measuring memory gives what is free back to the system, and getting it again takes time.
-        with cost.peak_memory(device) if n == 0 else nullcontext() as peak:
+        # Measuring memory returns free memory to the system. Allocating it again takes time, so timed rounds skip it.
+        with peak_memory(device) if n == 0 else nullcontext() as peak:
             taken = once(models[case.model], case, device)
         if peak:
-            rows[i].peak_bytes, rows[i].process_bytes = peak(), cost.process_peak()
+            rows[i] = replace(rows[i], peak_bytes=peak(), process_bytes=process_peak())
         spent[i] += time.perf_counter() - start
         if n or spent[i] >= budget:
             times[i].append(taken)
-    for row, runs in zip(rows, times, strict=True):
-        flops, bandwidth = (statistics.median(column) for column in zip(*peaks[row.precision][1:], strict=True))
-        row.encoder_s, row.latent_s, row.render_s, row.total_s = map(statistics.median, zip(*runs, strict=True))
-        row.floor_s = sum(floors(row, flops, bandwidth))
-        row.gflops, row.render_gflops = 2e-9 * row.macs / row.total_s, 2e-9 * row.render_macs / row.render_s
-        row.peak_gflops, row.peak_gbs = flops / 1e9, bandwidth / 1e9
-        row.repeats, row.device, row.threads = len(runs), device_name(device), torch.get_num_threads()
-    return rows
+    return [timed_row(row, runs, peaks[row.precision][1:], device) for row, runs in zip(rows, times, strict=True)]
+
+
+def timed_row(
+    row: Row, runs: Sequence[Sequence[float]], peaks: Sequence[tuple[float, float]], device: torch.device
+) -> Row:
+    """Add the timing to a row.
+
+    Args:
+        row: a row without timing.
+        runs: seconds of each run, see `once`.
+        peaks: FLOP/s and bytes per second of the machine in each round.
+        device: device of the runs.
+    """
+    encoder, latent, render, total = (statistics.median(column) for column in zip(*runs, strict=True))
+    flops, bandwidth = (statistics.median(column) for column in zip(*peaks, strict=True))
+    return replace(
+        row,
+        encoder_s=encoder,
+        latent_s=latent,
+        render_s=render,
+        total_s=total,
+        floor_s=sum(floors(row, flops, bandwidth)),
+        gflops=2e-9 * row.macs / total,
+        render_gflops=2e-9 * row.render_macs / render,
+        peak_gflops=flops / 1e9,
+        peak_gbs=bandwidth / 1e9,
+        repeats=len(runs),
+        device=device_name(device),
+        threads=torch.get_num_threads(),
+    )
 
 
 def once(model: SRModel, case: Case, device: torch.device) -> list[float]:
-    """Seconds of encoder, latent, rendering and all of it."""
+    """Run ``case`` once and return the seconds of encoder, latent, rendering and all of them."""
     kernel = {"fused": _KERNEL.get(device.type, "reference"), "reference": "reference"}.get(case.backend)
     image = cost.picture(case.lr, device)
     context = autocast(case.precision, device)
@@ -211,14 +234,14 @@ def once(model: SRModel, case: Case, device: torch.device) -> list[float]:
 
 
 def floors(row: Row, flops: float, bandwidth: float) -> list[float]:
-    """The least seconds of each stage at ``flops`` FLOPs and ``bandwidth`` bytes a second."""
+    """Return the minimum seconds of each stage at ``flops`` FLOP/s and ``bandwidth`` bytes per second."""
     macs = (row.encoder_macs, row.latent_macs, row.render_macs)
     moved = (row.encoder_bytes, row.latent_bytes, row.render_bytes)
     return [max(2 * m / flops, n / bandwidth) for m, n in zip(macs, moved, strict=True)]
 
 
 def traffic(model: SRModel, lr: Size, size: Size) -> dict[str, Any]:
-    """`Row.encoder_bytes`, ``latent_bytes`` and ``render_bytes``."""
+    """Return ``encoder_bytes``, ``latent_bytes`` and ``render_bytes`` as in `Row`."""
     meta = cost.on_meta(model)
     enlargement = meta.prepare(torch.empty(1, 3, *lr, device="meta"), size)
     feat = enlargement.features()
@@ -233,20 +256,22 @@ def traffic(model: SRModel, lr: Size, size: Size) -> dict[str, Any]:
 
 
 def tensors(latent: Latent) -> list[Tensor]:
+    """Return all tensors of ``latent``."""
     return [value for f in fields(latent) if isinstance(value := getattr(latent, f.name), Tensor)]
 
 
 def device_name(device: torch.device) -> str:
+    """Return the product name of a CUDA device, or the type of another device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def label(row: Row) -> str:
-    """How ``row`` computes, in words."""
+    """Return the backend of ``row``, with the precision unless it is the default."""
     return row.backend if row.precision == "32-true" else f"{row.backend}, {row.precision}"
 
 
 def save(rows: Sequence[Row], folder: Path) -> None:
-    """Writes ``benchmark.csv`` and ``benchmark.json``, one row per case."""
+    """Write ``benchmark.csv`` and ``benchmark.json`` with one row per case."""
     records = [asdict(row) for row in rows]
     text = StringIO()
     writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
@@ -255,40 +280,3 @@ def save(rows: Sequence[Row], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "benchmark.csv", text.getvalue())
     write_text(folder / "benchmark.json", json.dumps(records, indent=1) + "\n")
-
-
-def tables(rows: Sequence[Row]) -> list[Table]:
-    """`rich` tables, one for each input size, one row per case."""
-    return [table([r for r in rows if r.lr == size]) for size in dict.fromkeys(r.lr for r in rows)]
-
-
-def table(rows: Sequence[Row]) -> Table:
-    timed = rows[0].total_s is not None
-    stages = (*cost.STAGES, "total")
-    if timed:
-        columns = [
-            "backend",
-            "scale",
-            *(f"{s}\nms" for s in stages),
-            "total\nGMAC",
-            "GFLOP/s",
-            "of its\nfloor",
-            "peak\nMB",
-        ]
-    else:
-        columns = ["scale", *(f"{s}\nGMAC" for s in stages), "encoder\nparameters", "decoder\nparameters"]
-    title = f"one {rows[0].lr[1]}x{rows[0].lr[0]} picture on {rows[0].device}"
-    out = Table(title=title, caption=cost.CONVENTION, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
-    out.padding = (0, 1, 0, 0)
-    for column in ("model", *columns):
-        out.add_column(column, justify="left" if column in ("model", "backend") else "right", no_wrap=True)
-    for row in rows:
-        if row.total_s is None or row.floor_s is None:
-            macs = [f"{n / 1e9:.1f}" for n in (row.encoder_macs, row.latent_macs, row.render_macs, row.macs)]
-            out.add_row(row.model, f"{row.scale:g}", *macs, f"{row.encoder_params:,}", f"{row.decoder_params:,}")
-            continue
-        times = [f"{1e3 * (t or 0):.0f}" for t in (row.encoder_s, row.latent_s, row.render_s, row.total_s)]
-        peak = "-" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.0f}"
-        rates = [f"{row.macs / 1e9:.1f}", f"{row.gflops:.1f}", f"{row.total_s / row.floor_s:.1f}x", peak]
-        out.add_row(row.model, label(row), f"{row.scale:g}", *times, *rates)
-    return out

@@ -1,4 +1,4 @@
-"""How fast training goes, and what share of it goes by without the model."""
+"""Measurement of the speed of training and of the data loader's share of it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ WARMUP = 5  # batches
 
 @dataclass
 class Throughput:
-    """Attributes:
-    batch_size: over all devices.
-    workers: processes that make samples.
-    loader_images_s: samples a second of the loader by itself.
-    step_images_s: samples a second of training.
-    wait: share of a training step between the end of one batch and the start of the next: waiting for the loader,
-        moving, augmenting.
-    loader_share: time the loader needs for a batch over that of a step. Above 1 it is the bottleneck.
+    """The speed of training and of the data loader.
+
+    Attributes:
+        batch_size: samples per batch over all devices.
+        workers: number of processes that load samples.
+        loader_images_s: samples per second of the loader alone.
+        step_images_s: samples per second of training.
+        wait: share of a training step between the end of one batch and the start of the next, which is spent on
+            waiting for the loader, moving data and augmentation.
+        loader_share: time of the loader per batch divided by the time of a step. Above 1 the loader is the bottleneck.
     """
 
     batch_size: int
@@ -42,18 +44,22 @@ class Throughput:
 def measure(
     module: L.LightningModule, data: SRDataModule, batches: int, trainer: Callable[..., L.Trainer]
 ) -> Throughput:
-    """Loads ``batches`` batches, then trains on as many, after a few of either to warm up.
+    """Load ``batches`` batches, then train on as many, each after `WARMUP` batches.
 
     Args:
-        module: what is trained; it ends up trained so far.
-        data: of at least ``batches`` + `WARMUP` iterations.
-        trainer: makes the trainer from ``callbacks`` and ``max_steps``.
+        module: the module to train; training changes it.
+        data: the data, with at least ``batches`` + `WARMUP` iterations.
+        batches: number of measured batches, at least 2.
+        trainer: creates the trainer from ``callbacks`` and ``max_steps``.
+
+    Raises:
+        UserError: if ``batches`` is smaller than 2.
     """
     if batches < 2:
         raise UserError(f"batches must be at least 2, got {batches}")
     data.prepare_data()
     data.setup("fit")
-    alone = seconds_per_batch(data, batches)
+    load = seconds_per_batch(data, batches)
     clock = StepClock()
     trainer(callbacks=[clock], max_steps=WARMUP + batches).fit(module, datamodule=data)
     begins, ends = clock.begins[WARMUP:], clock.ends[WARMUP - 1 :]
@@ -62,15 +68,15 @@ def measure(
     return Throughput(
         batch_size=data.batch_size,
         workers=data.workers,
-        loader_images_s=data.batch_size / alone,
+        loader_images_s=data.batch_size / load,
         step_images_s=data.batch_size / step,
         wait=wait / step,
-        loader_share=alone / step,
+        loader_share=load / step,
     )
 
 
 def seconds_per_batch(data: SRDataModule, batches: int) -> float:
-    """What the training loader takes for a batch when nobody else works."""
+    """Return the seconds that the training loader alone takes per batch."""
     loader = iter(data.train_dataloader())
     for _ in islice(loader, WARMUP):
         pass
@@ -80,7 +86,11 @@ def seconds_per_batch(data: SRDataModule, batches: int) -> float:
 
 
 class StepClock(L.Callback):
-    """Notes when each training batch begins and ends, the device's work included."""
+    """A callback that records the start and end of each training batch, including the device's work.
+
+    Attributes:
+        begins, ends: times in seconds, one per batch.
+    """
 
     def __init__(self) -> None:
         self.begins: list[float] = []
@@ -93,5 +103,6 @@ class StepClock(L.Callback):
         self.ends.append(self.now(trainer))
 
     def now(self, trainer: L.Trainer) -> float:
+        """Return the time in seconds when the device has finished its work."""
         synchronize(trainer.strategy.root_device)
         return time.perf_counter()

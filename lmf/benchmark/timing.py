@@ -1,4 +1,4 @@
-"""Waiting for devices that work asynchronously."""
+"""Synchronisation with asynchronous devices."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import torch
 
 
 def synchronize(device: torch.device) -> None:
-    """Returns when ``device`` has finished all work given to it; at once for a CPU."""
+    """Wait until ``device`` has finished all its work; a CPU always has."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

@@ -1,1 +1,1 @@
-"""Scale-to-modulation tables for CMSR, from pictures."""
+"""Calibration of scale-to-modulation tables for CMSR on pictures."""

@@ -1,8 +1,8 @@
-"""How scale-to-modulation tables follow from the errors of coarse rendering.
+"""Estimators of scale-to-modulation tables from the errors of coarse rendering.
 
-An estimator sums up what it is shown, one picture after the other, in states of fixed size: plain arrays that can be
-saved. Pictures are dealt to ``folds`` states, each of which sees its pictures in order, so that the result does not
-depend on how many processes share the work.
+An estimator accumulates the errors of one picture after another in states of fixed size, which are plain arrays and can
+be saved. Pictures are distributed over ``folds`` states, and each state receives its pictures in order. The result
+therefore does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ ByScale = Mapping[float, Sequence[Table]]
 
 @dataclass(frozen=True)
 class Errors:
-    """What rendering one picture coarsely costs, by latent.
+    """The errors of rendering one picture at coarser levels, per latent.
 
     Attributes:
         intensity: (N,) modulation intensity of each latent.
-        pixels: (N,) output pixels in each.
-        squares: for each level below the target scale (N,) sums over pixels and channels of squared differences, in
-            network units, between rendering at the target scale and at that level, enlarged bilinearly.
+        pixels: (N,) number of output pixels in each latent.
+        squares: for each level below the target scale, (N,) sums over pixels and channels of the squared differences
+            in network units between rendering at the target scale and at that level with bilinear enlargement.
     """
 
     intensity: np.ndarray
@@ -36,12 +36,14 @@ class Errors:
 
 
 class Estimator(Protocol):
-    """Attributes:
-    folds: how many states there are.
-    clip, skip: how errors are to be measured, see `lmf.calibration.loop.measure`.
-    overlap: how pictures are rendered with its tables, see `lmf.renderers.CMSR`.
-    scales: target scales.
-    levels: scales to render at, ascending; those below a target scale serve it.
+    """An estimator of scale-to-modulation tables.
+
+    Attributes:
+        folds: number of states.
+        clip, skip: how to measure errors, see `lmf.calibration.loop.measure`.
+        overlap: whether its tables are for rendering with overlap, see `lmf.renderers.CMSR`.
+        scales: target scales, ascending.
+        levels: scales to render at, ascending. A target scale uses the levels below it.
     """
 
     folds: int
@@ -51,32 +53,38 @@ class Estimator(Protocol):
     scales: list[float]
     levels: list[float]
 
-    def empty(self) -> State: ...
+    def empty(self) -> State:
+        """Return a state without pictures."""
 
     def update(self, state: State, scale: float, errors: Errors) -> None:
-        """Adds a picture at a target scale to ``state``, in place."""
+        """Add the errors of a picture at a target scale to ``state`` in place."""
 
     def propose(self, states: Sequence[State]) -> ByScale:
-        """Tables, from all folds; as many for each scale."""
+        """Return candidate tables from the states of all folds, equally many for each scale."""
 
     def select(self, proposed: ByScale, outcomes: Sequence[State]) -> ByScale:
-        """The tables to keep, from what each fold's pictures look like when rendered with the ``proposed`` ones.
+        """Choose tables by the results of rendering with them.
 
         Args:
-            outcomes: ``squares`` and ``rendered`` (scales, tables): sums of squared differences from dense rendering,
-                in network units, and of rendered pixels; ``pixels`` (scales,), of output.
+            proposed: tables from `propose`.
+            outcomes: one state per fold. ``squares`` (scales, tables) holds sums of squared differences from dense
+                rendering in network units, ``rendered`` (scales, tables) numbers of rendered pixels, and ``pixels``
+                (scales,) numbers of output pixels.
         """
 
 
 class Released:
-    """The released code's estimator: the first candidate intensity that some picture fails at is the limit.
+    """The estimator of the released code, which limits a level by the first candidate intensity that fails.
+
+    A candidate fails if any picture exceeds the threshold at this intensity.
 
     Args:
         scales: target scales.
-        levels: all levels; those below a target scale serve it.
+        levels: scales to render at. A target scale uses the levels below it.
         thresholds: mean squared differences to keep, in network units.
-        largest: of the 101 equidistant candidate intensities; 1 for LM-LIIF, 0.5 for LM-LTE and LM-CiaoSR.
-        skip: their tables for LM-CiaoSR compare pictures without the bilinear skip.
+        largest: largest of the 101 equidistant candidate intensities. The released code uses 1 for LM-LIIF and 0.5 for
+            LM-LTE and LM-CiaoSR.
+        skip: whether to compare pictures with the bilinear skip. The released tables for LM-CiaoSR do not.
     """
 
     folds = 1
@@ -96,29 +104,30 @@ class Released:
         self.skip = skip
 
     def empty(self) -> State:
+        """Return limits of 1 for every scale, threshold and level."""
         return {"limits": np.ones((len(self.scales), len(self.thresholds), len(self.levels) + 1))}
 
     def update(self, state: State, scale: float, errors: Errors) -> None:
         mean_squares = {level: self.mean_squares(errors, squares) for level, squares in errors.squares.items()}
         for threshold, limits in zip(self.thresholds, state["limits"][self.scales.index(scale)], strict=True):
-            left = list(range(len(self.candidates)))
+            remaining = list(range(len(self.candidates)))
             below = [level for level in self.levels if level < scale]
             for i, level in enumerate(below):
                 limit = limits[i]
-                for c in list(left):
+                for c in list(remaining):
                     mean_square = mean_squares[level][c]
                     if mean_square <= threshold:
-                        left.remove(c)
+                        remaining.remove(c)
                         limit = self.candidates[c]
                     elif not np.isnan(mean_square):
                         break
                 limits[: i + 1] = np.minimum(limits[: i + 1], limit)
-            if left:
-                limits[-1] = self.candidates[left[-1]]
+            if remaining:
+                limits[-1] = self.candidates[remaining[-1]]
                 limits[: len(below)] = np.minimum(limits[: len(below)], limits[-1])
 
     def mean_squares(self, errors: Errors, squares: np.ndarray) -> list[float]:
-        """Mean squared difference over the latents within 0.001 of each candidate; nan where there are none."""
+        """Return the mean squared difference of the latents within 0.001 of each candidate, NaN without any."""
         means = []
         for candidate in self.candidates:
             near = np.abs(errors.intensity - np.float32(candidate)) <= 0.001
@@ -137,7 +146,7 @@ class Released:
         return tables
 
     def select(self, proposed: ByScale, outcomes: Sequence[State]) -> ByScale:
-        """All of them: their thresholds are what they were estimated for, kept or not."""
+        """Return all tables with their shares; thresholds stay as estimated, whether they are kept or not."""
         return {
             scale: [
                 replace(table, share=float(share))
@@ -148,41 +157,42 @@ class Released:
 
 
 class Pooled:
-    """Ours: the allocation of levels to intensities that renders the fewest pixels for its mean squared difference.
+    """The default estimator, which assigns levels to intensities so that the fewest pixels are rendered.
 
-    Pictures are summed up as histograms over intensity: pixels, and squared differences at each level; every pixel
-    counts. For a price per squared difference the best allocation in which finer levels go with higher intensities is
-    found exactly, by dynamic programming; over all prices these are the tables worth having. Forty of them are then
-    tried on all pictures: the cheapest is taken that keeps a threshold, that is, if the mean over folds of its
-    PSNR is at least the threshold's with a confidence of about 95 %.
+    Pictures are accumulated in histograms over intensity of their pixels and of their squared differences at each
+    level. For a given price per squared difference, dynamic programming finds the cheapest assignment in which higher
+    intensities use finer levels. Varying the price yields the candidate tables. Forty of them are tried on the
+    pictures, and the cheapest that keeps a threshold is selected. A table keeps a threshold if the mean PSNR over folds
+    is at least the PSNR of the threshold, with a confidence of about 95 %.
 
-    No picture decides alone: in the allocation the differences of a fold count relative to its own at the coarsest
-    level, and in the mean of PSNR one that is hard throughout counts by its decibels, one that is empty by at most 6
-    more than asked.
+    No picture dominates the result. The assignment uses the differences of a fold relative to its differences at the
+    coarsest level. The mean PSNR weights difficult folds by their decibels, and a fold's PSNR counts by at most 6 dB
+    above the threshold's.
 
     Args:
-        scales, levels, thresholds: as for `Released`.
+        scales, levels, thresholds: see `Released`.
     """
 
     folds = 32
     clip = True
     skip = True
     overlap = True
-    # Geometric bins from 2^-10 to 2^6, 1 % wide. What is less or more intense falls into the first or last. No edge is
-    # 1, which as a bound means all.
+    # Geometric bins from 2^-10 to 2^6, 1 % wide. The first and the last bin include all values outside. No edge equals
+    # 1, because a bound of 1 means "all".
     OCTAVES, PER_OCTAVE = (-10, 6), 64
     PRICES = np.geomspace(1e-3, 1e9, 400)  # output pixels per unit of relative difference
     TRIED = 40
-    CONFIDENCE, HEADROOM_DB = 1.7, 6.0  # standard errors; see above
+    CONFIDENCE, HEADROOM_DB = 1.7, 6.0  # in standard errors; see above
 
     def __init__(self, scales: Sequence[float], levels: Sequence[float], thresholds: Sequence[float]) -> None:
         self.scales, self.levels, self.thresholds = sorted(scales), sorted(levels), sorted(thresholds)
         first, last = self.OCTAVES
         self.bins = (last - first) * self.PER_OCTAVE
-        self.edges = 2.0 ** (first + (np.arange(self.bins) + 0.5) / self.PER_OCTAVE)  # upper ones
+        self.edges = 2.0 ** (first + (np.arange(self.bins) + 0.5) / self.PER_OCTAVE)  # upper edges
         self.edges[-1] = np.inf
 
     def empty(self) -> State:
+        """Return empty histograms."""
         return {
             "pixels": np.zeros((len(self.scales), self.bins)),
             "squares": np.zeros((len(self.scales), len(self.levels), self.bins)),
@@ -196,72 +206,75 @@ class Pooled:
             state["squares"][at, self.levels.index(level)] += np.bincount(index, squares, self.bins)
 
     def propose(self, states: Sequence[State]) -> ByScale:
-        return {scale: self.worth_having(scale, states) for scale in self.scales}
+        return {scale: self.candidate_tables(scale, states) for scale in self.scales}
 
-    def worth_having(self, scale: float, states: Sequence[State]) -> list[Table]:
-        """Full rendering, and tables for the range of thresholds and, as estimates miss some of the error, below it."""
+    def candidate_tables(self, scale: float, states: Sequence[State]) -> list[Table]:
+        """Return dense rendering and tables for the range of thresholds.
+
+        The range starts below the lowest threshold, because the histograms miss a part of the error.
+        """
         at, below = self.scales.index(scale), [i for i, level in enumerate(self.levels) if level < scale]
         states = [state for state in states if state["pixels"][at].any()]
         pixels = np.array([state["pixels"][at] for state in states])  # (K, bins)
         numbers = 3 * pixels.sum(axis=1)[:, None, None]
         squares = np.array([state["squares"][at, below] for state in states]) / numbers  # (K, L - 1, bins)
-        squares = np.pad(squares, ((0, 0), (0, 1), (0, 0)))  # the last level, that of the target, is exact
+        squares = np.pad(squares, ((0, 0), (0, 1), (0, 0)))  # the last level is the target scale, without error
         relative = squares / np.maximum(squares[:, :1].sum(axis=2, keepdims=True), 1e-12)
         cost = np.array([(self.levels[i] / scale) ** 2 for i in below] + [1.0])
         share = (pixels / pixels.sum(axis=1, keepdims=True)).mean(axis=0)
         levels = allocate(relative.mean(axis=0), share, cost, self.PRICES)  # (P, bins)
         error = np.median([fold[levels, np.arange(self.bins)].sum(axis=1) for fold in squares], axis=0)  # (P,)
-        found = [Table({})]
+        tables = [Table({})]
         for threshold in np.geomspace(self.thresholds[0] / 30, self.thresholds[-1], self.TRIED):
             best = levels[min(int((error > threshold).sum()), len(levels) - 1)]
             bounds = {self.levels[i]: float(self.edges[best == n].max(initial=0)) for n, i in enumerate(below)}
-            found.append(Table({level: bound for level, bound in bounds.items() if bound}))
-        return found
+            tables.append(Table({level: bound for level, bound in bounds.items() if bound}))
+        return tables
 
     def select(self, proposed: ByScale, outcomes: Sequence[State]) -> ByScale:
-        found = {}
+        selected = {}
         for n, scale in enumerate(self.scales):
-            own = [outcome for outcome in outcomes if outcome["pixels"][n]]
-            numbers = 3 * np.array([outcome["pixels"][n] for outcome in own])[:, None]
-            error = np.array([outcome["squares"][n] for outcome in own]) / numbers  # (K, tables)
+            folds = [outcome for outcome in outcomes if outcome["pixels"][n]]
+            numbers = 3 * np.array([outcome["pixels"][n] for outcome in folds])[:, None]
+            error = np.array([outcome["squares"][n] for outcome in folds]) / numbers  # (K, tables)
             precision = 10 * np.log10(4 / np.maximum(error, 1e-12))
             share, tables = shares(outcomes, n), []
             for threshold in self.thresholds:
-                counted = np.minimum(precision, psnr(threshold) + self.HEADROOM_DB)
-                doubt = counted.std(axis=0, ddof=1) / np.sqrt(len(own)) if len(own) > 1 else 0.0
-                kept = counted.mean(axis=0) - self.CONFIDENCE * doubt >= psnr(threshold)
+                capped = np.minimum(precision, psnr(threshold) + self.HEADROOM_DB)
+                standard_error = capped.std(axis=0, ddof=1) / np.sqrt(len(folds)) if len(folds) > 1 else 0.0
+                kept = capped.mean(axis=0) - self.CONFIDENCE * standard_error >= psnr(threshold)
                 best = int(np.where(kept, share, np.inf).argmin())
                 tables.append(Table(proposed[scale][best].bounds, threshold, float(share[best])))
-            found[scale] = tables
-        return found
+            selected[scale] = tables
+        return selected
 
 
 def shares(outcomes: Sequence[State], n: int) -> np.ndarray:
-    """Rendered pixels / output pixels of each table at scale number ``n``."""
+    """Return rendered pixels divided by output pixels, for each table (tables,) of scale number ``n``."""
     return sum(outcome["rendered"][n] for outcome in outcomes) / sum(outcome["pixels"][n] for outcome in outcomes)
 
 
 def allocate(squares: np.ndarray, pixels: np.ndarray, cost: np.ndarray, prices: np.ndarray) -> np.ndarray:
-    """For each price the cheapest level of every bin, levels not falling from one bin to the next.
+    """Find, for each price, the cheapest level of every bin such that levels do not decrease from bin to bin.
 
-    Minimises the sum over bins of ``cost[level] * pixels + price * squares[level]``. Of equal ones the finer is taken,
-    and so in bins without pixels the level of the next bin, or the finest after the last.
+    The sum over bins of ``cost[level] * pixels + price * squares[level]`` is minimised. The finer of two equal levels
+    is preferred. A bin without pixels therefore uses the level of the next bin, or the finest one after the last bin.
 
     Args:
-        squares: (L, bins), 0 for the last level.
-        pixels: (bins,).
-        cost: (L,), rising.
-        prices: (P,), may be infinite.
+        squares: (L, bins) squared differences; 0 for the last level.
+        pixels: (bins,) pixels.
+        cost: (L,) cost per pixel, increasing.
+        prices: (P,) price per squared difference; may be infinite.
 
     Returns:
-        Indices of levels (P, bins).
+        int64 (P, bins), indices of levels.
     """
     with np.errstate(invalid="ignore"):
         priced = np.nan_to_num(prices[:, None, None] * squares, nan=0.0, posinf=np.inf)
     objective = priced + cost[:, None] * pixels  # (P, L, bins)
     count, bins = len(cost), len(pixels)
-    best = np.zeros((len(prices), count))  # of all bins so far, the last of them at this level
-    before = np.zeros((len(prices), count, bins), dtype=np.int64)  # which level the bin before then has
+    best = np.zeros((len(prices), count))  # objective of all bins so far if the last one has this level
+    before = np.zeros((len(prices), count, bins), dtype=np.int64)  # level of the previous bin in that case
     for b in range(bins):
         least, level = best[:, 0], np.zeros(len(prices), dtype=np.int64)
         for n in range(count):

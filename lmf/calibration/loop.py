@@ -1,4 +1,4 @@
-"""Building scale-to-modulation tables for CMSR: a stage of its own, after training."""
+"""The calibration of scale-to-modulation tables for CMSR, a separate stage after training."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from lmf.renderers.cmsr.renderer import intensity
 from lmf.renderers.cmsr.tables import Table, fingerprint, psnr
 
 log = logging.getLogger(__name__)
-CHECKED = 64  # pictures at most that tables are tried on, spread over all
+CHECKED = 64  # maximum number of pictures to try the tables on, spread evenly
 
 
 class Pictures(Sequence[tuple[Tensor, Size]]):
-    """What to learn from at one target scale: LR pictures (3, h, w) in [0, 1], and the sizes to enlarge them to.
+    """The pictures for one target scale, as pairs of an LR picture (3, h, w) in [0, 1] and an output size (H, W).
 
     Args:
-        source: where they are.
-        scale: the target scale.
-        reduce: reduce the pictures by ``scale`` first, as for testing; otherwise they are enlarged as they are.
+        source: location of the pictures.
+        scale: target scale.
+        reduce: whether to reduce the pictures by ``scale`` first, as in tests; otherwise they are the LR pictures.
         limit, crop, on_corrupt: see `lmf.data.EvalSet`.
     """
 
@@ -78,7 +78,7 @@ class Pictures(Sequence[tuple[Tensor, Size]]):
 
     @property
     def identity(self) -> list[Any]:
-        """What makes these pictures these."""
+        """The values that determine the pictures."""
         return [self.scale, self.reduce, self.pairs.crop, [str(path) for path in self.pairs.images.paths]]
 
 
@@ -92,20 +92,25 @@ def calibrate(
     world_size: int = 1,
     barrier: Callable[[], object] = lambda: None,
 ) -> Tables:
-    """Tables for ``model``, written to ``output``.
+    """Calibrate tables for ``model`` and write them to ``output``.
 
-    One picture is in memory at a time. What was learnt so far is kept in a hidden folder beside ``output`` until that
-    is written: the same call after an interruption, on any number of processes, goes on from there, and comes to the
-    same tables.
+    Only one picture is in memory at a time. Intermediate results are kept in a hidden folder beside ``output`` until
+    the tables are written. After an interruption the same call continues from there, on any number of processes, and
+    returns the same tables.
 
     Args:
-        sets: the pictures to learn from, for each target scale.
-        estimator: how tables follow.
-        rank, world_size, barrier: for several processes with one file system. All return the tables.
+        model: the model to calibrate.
+        sets: the pictures for each target scale.
+        estimator: computes the tables.
+        output: path of the tables.
+        rank, world_size, barrier: for several processes that share a file system.
+
+    Returns:
+        The tables, in every process.
     """
-    seen = output.with_name(f".{output.name}.{_digest(model, sets, estimator)}")
-    seen.mkdir(parents=True, exist_ok=True)
-    work = Work(sets, seen, estimator.folds, rank, world_size, barrier)
+    progress = output.with_name(f".{output.name}.{_digest(model, sets, estimator)}")
+    progress.mkdir(parents=True, exist_ok=True)
+    work = Work(sets, progress, estimator.folds, rank, world_size, barrier)
 
     def learn(state: State, n: int, lr: Tensor, size: Size) -> None:
         errors = measure(model, lr, size, estimator.levels, clip=estimator.clip, skip=estimator.skip)
@@ -132,13 +137,20 @@ def calibrate(
     barrier()
     if rank == 0:
         write_text(output, tables.dump())
-        shutil.rmtree(seen)
+        shutil.rmtree(progress)
     return tables
 
 
 @dataclass(frozen=True)
 class Work:
-    """Sums over all pictures, shared between processes, and kept in ``folder`` after every picture."""
+    """Sums over all pictures, distributed over processes and saved after every picture.
+
+    Attributes:
+        sets: the pictures for each target scale.
+        folder: folder of the saved states.
+        folds: number of states.
+        rank, world_size, barrier: see `calibrate`.
+    """
 
     sets: Sequence[Pictures]
     folder: Path
@@ -152,12 +164,19 @@ class Work:
         stage: str,
         empty: Callable[[], State],
         add: Callable[[State, int, Tensor, Size], None],
-        most: int | None = None,
+        max_pictures: int | None = None,
     ) -> list[State]:
-        """The state of each fold, from ``empty`` on, after ``add(state, number of the set, lr, size)`` of its pictures,
-        or of about ``most`` in all.
+        """Accumulate the pictures of each fold in a state.
 
-        ``lr`` is (3, h, w) in [0, 1].
+        Args:
+            stage: name of the stage, used for the files and the progress bar.
+            empty: returns a new state.
+            add: adds a picture to a state, called with the state, the index of the set, the LR picture (3, h, w) in
+                [0, 1] and the output size.
+            max_pictures: approximate maximum number of pictures per set, spread evenly; all by default.
+
+        Returns:
+            The state of each fold.
         """
         paths = [self.folder / f"{stage}-{fold:02d}.npz" for fold in range(self.folds)]
         with Progress(disable=self.rank > 0, transient=True) as progress:
@@ -166,7 +185,7 @@ class Work:
                 if state is None:
                     state = {"done": np.zeros(len(self.sets), dtype=np.int64), **empty()}
                 for n, pictures in enumerate(self.sets):
-                    step = max(1, len(pictures) // most) if most else 1
+                    step = max(1, len(pictures) // max_pictures) if max_pictures else 1
                     indices = range(fold, len(pictures), self.folds)[::step][state["done"][n] :]
                     label = f"{stage} x{pictures.scale:g}, part {fold + 1} of {self.folds}"
                     for i in progress.track(indices, description=label):
@@ -181,14 +200,15 @@ class Work:
 def measure(
     model: SRModel, lr: Tensor, size: Size, levels: list[float], *, clip: bool = True, skip: bool = True
 ) -> Errors:
-    """What rendering a picture at each of ``levels`` costs, latent by latent.
+    """Measure the errors of rendering a picture at each of ``levels``, per latent.
 
     Args:
+        model: the model to render with.
         lr: (3, h, w) in [0, 1].
         size: output (H, W).
-        levels: those at or above the scale of the enlargement are left out.
-        clip: clip the cell at each level as when rendering; the authors clip only the target's.
-        skip: with the bilinear skip, if the decoder has one.
+        levels: scales to render at; those at or above the scale of the enlargement are ignored.
+        clip: whether to clip the cell at each level as in rendering. The released code clips only the target's cell.
+        skip: whether to add the bilinear skip, if the decoder has one.
     """
     enlargement = model.prepare(on_device(model, lr), size)
     latent, target, cell = enlargement.latent(), enlargement.target, enlargement.cell
@@ -200,7 +220,7 @@ def measure(
     cols = owner(axis(target.cells[1], *target.cols, device=cell.device), w)
 
     def by_latent(x: Tensor) -> np.ndarray:
-        """Sums of ``x`` (rows, cols) over the pixels of each latent: (h w,)."""
+        """Sum ``x`` (rows, cols) over the pixels of each latent: (h w,)."""
         x = x.new_zeros(h, x.shape[1]).index_add_(0, rows, x)
         return x.new_zeros(h, w).index_add_(1, cols, x).flatten().cpu().numpy()
 
@@ -210,8 +230,8 @@ def measure(
         if level * h >= target.cells[0] or level * w >= target.cells[1]:
             continue
         at = level_grid(level, target, latent.size, *touched(target, latent.size))
-        own = model.decoder.cell(at, latent.size, 1, cell.device) if clip else cell.new_tensor([at.cell])
-        coarse = enlarge(Dense()(model.decoder, latent, at, own)[0], at, target)
+        level_cell = model.decoder.cell(at, latent.size, 1, cell.device) if clip else cell.new_tensor([at.cell])
+        coarse = enlarge(Dense()(model.decoder, latent, at, level_cell)[0], at, target)
         squares[level] = by_latent((coarse - exact).square().sum(dim=0).double())
     pixels = by_latent(torch.ones(target.size, device=cell.device, dtype=torch.float64))
     return Errors(strength.flatten().float().cpu().numpy(), pixels, squares)
@@ -221,7 +241,19 @@ def measure(
 def outcome(
     model: SRModel, lr: Tensor, size: Size, tables: Sequence[Table], overlap: bool
 ) -> tuple[list[float], list[int]]:
-    """A picture rendered with each of ``tables``: sum of squared differences from dense rendering, rendered pixels."""
+    """Render a picture with each of ``tables``.
+
+    Args:
+        model: the model to render with.
+        lr: (3, h, w) in [0, 1].
+        size: output (H, W).
+        tables: the tables to try.
+        overlap: see `lmf.renderers.CMSR`.
+
+    Returns:
+        For each table, the sum of squared differences from dense rendering in network units, and the number of rendered
+        pixels.
+    """
     enlargement = model.prepare(on_device(model, lr), size)
     latent, target, cell = enlargement.latent(), enlargement.target, enlargement.cell
     painter = RememberingPainter(model.decoder, latent, Dense().queries)
@@ -239,12 +271,12 @@ def outcome(
 
 
 def on_device(model: SRModel, lr: Tensor) -> Tensor:
-    """``lr`` (3, h, w) in [0, 1] as the model takes it."""
+    """Convert ``lr`` (3, h, w) in [0, 1] to a batch in network units on the model's device."""
     return to_network(lr[None].to(model.device))
 
 
 def overview(tables: Tables) -> Overview:
-    """Shares of rendered pixels on screen: a row for each precision, a column for each scale."""
+    """Return a `rich` table of the shares of rendered pixels, with one row per threshold and one column per scale."""
     out = Overview(title=f"rendered pixels / output pixels ({tables.estimator}, {tables.images} pictures)")
     out.add_column("MSE [-1, 1]", justify="right")
     out.add_column("dB [0, 1]", justify="right")
@@ -258,7 +290,7 @@ def overview(tables: Tables) -> Overview:
 
 
 def _digest(model: SRModel, sets: Sequence[Pictures], estimator: Estimator) -> str:
-    """Names all that the result depends on."""
+    """Return a digest of everything that the result depends on."""
     content = [
         fingerprint(model),
         type(estimator).__name__,

@@ -1,4 +1,4 @@
-"""Painting one picture in many ways, each level rendered once."""
+"""A painter for rendering one picture with many tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from lmf.renderers.cmsr.painter import Painter
 
 @dataclass(frozen=True)
 class RememberingPainter(Painter):
-    """A `Painter` that renders each grid once, in whole, and copies from it whatever is asked for."""
+    """A `Painter` that renders each grid once, as a whole, and copies parts from the result.
+
+    Attributes:
+        pictures: the rendered grids.
+    """
 
     pictures: dict[Grid, Tensor] = field(default_factory=dict)
 
@@ -28,4 +32,4 @@ class RememberingPainter(Painter):
         torch.where(part.mask, self.picture(target, cell), out, out=out)
 
     def fused(self, out: Tensor, target: Grid, layers: Sequence[Layer]) -> bool:
-        return False  # nothing would be remembered
+        return False  # fused rendering does not return the pictures of the levels

@@ -4,7 +4,6 @@ from lmf.checkpoint.files import (
     FORMAT,
     PARTS,
     SOURCES,
-    CheckpointError,
     build,
     find,
     from_authors,
@@ -12,8 +11,8 @@ from lmf.checkpoint.files import (
     load,
     read_card,
     save,
-    unpickle,
 )
+from lmf.checkpoint.pickles import CheckpointError, check_finite, unpickle
 
 __all__ = [
     "FORMAT",
@@ -21,6 +20,7 @@ __all__ = [
     "SOURCES",
     "CheckpointError",
     "build",
+    "check_finite",
     "find",
     "from_authors",
     "list_models",

@@ -1,4 +1,4 @@
-"""Models from files: run folders, Lightning checkpoints, safetensors, and the authors' own checkpoints.
+"""Models from files: run folders, Lightning checkpoints, safetensors, and published checkpoints.
 
 Weights are read with safe unpickling or safetensors, and a config found in a file can only name classes of
 this package or of packages the caller trusts: nothing in a data file is ever executed.
@@ -9,9 +9,8 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import pickle
+import re
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lmf.checkpoint import published
+from lmf.checkpoint import foreign, published
+from lmf.checkpoint.pickles import CheckpointError, check_finite, is_safetensors, kind_of, unpickle
+from lmf.checkpoint.translate import without_wrappers
 from lmf.decoders.base import Decoder
 from lmf.encoders.base import Encoder
 from lmf.errors import UserError, one_line
@@ -34,27 +35,22 @@ PARTS = ("encoder", "decoder", "renderer")
 SOURCES = "a run folder, .ckpt, .safetensors, .pth, or a name of lmf.list_models()"
 
 
-class CheckpointError(UserError):
-    """A file that is not a model we can read; the message says what was found and what is wanted."""
-
-
 def load(source: str | os.PathLike[str], *, trust: Sequence[str] = (), device: str | torch.device = "cpu") -> SRModel:
     """A model in evaluation mode from whatever holds one.
 
     Args:
-        source: a name of `lmf.list_models`, a run folder, a ``.ckpt`` of this project, a ``.safetensors`` written by
-            `save`, or a ``.pth`` / ``.pt`` of the authors (``{"model": {"name", "args", "sd"}}``).
+        source: a name of `lmf.list_models`, a run folder, or a file: a ``.ckpt`` of this project, a ``.safetensors``
+            written by `save`, or a published model, with its description (``{"model": {"name", "args", "sd"}}``) or
+            as a state dict whose names and shapes show which model it is. The content decides, not the suffix.
         trust: packages beside ``lmf`` whose encoders, decoders and renderers the file may name.
         device: where to put it.
 
     Raises:
-        CheckpointError: no such file, damaged, or not a model.
+        CheckpointError: no such file, damaged, not a model, or with weights that are not finite.
     """
     path = find(source)
-    reader = {".safetensors": _read_safetensors, ".ckpt": _read_lightning, ".pth": _read_authors, ".pt": _read_authors}
-    if path.suffix not in reader:
-        raise CheckpointError(f"{path}: unknown kind of checkpoint {path.suffix!r}; known: {', '.join(reader)}")
-    config, state = reader[path.suffix](path)
+    config, state = _read(path)
+    check_finite(state, path)
     try:
         model = build(config, trust=trust)
         model.load_state_dict(state)
@@ -73,17 +69,23 @@ def save(
         card: further facts for the file's metadata (data, recipe, numbers, licence), JSON-serialisable.
 
     Raises:
-        ValueError: a model that `build` did not make, so that its config is unknown.
+        UserError: a model that `build` did not make, so that its config is unknown.
+        OSError: disk full and the like; what was at ``path`` before is untouched.
     """
     if model.config is None:
-        raise ValueError("this model has no config; make it with lmf.checkpoint.build to save it")
+        raise UserError("this model has no config; make it with lmf.checkpoint.build to save it")
     metadata = {"lmf": json.dumps({"format": FORMAT, "config": model.config}), "card": json.dumps(card or {})}
     path = Path(path)
     state = {k: (v.half() if half else v).contiguous() for k, v in model.state_dict().items()}
     with replacing(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # of a new file; safetensors makes its own readable by the owner alone
-        save_file(state, temporary, metadata)
+        try:
+            save_file(state, temporary, metadata)
+        except SafetensorError as error:  # of the disk, with its number in the text alone
+            if number := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+            raise
         temporary.chmod(mode)
 
 
@@ -115,6 +117,7 @@ def from_authors(spec: Mapping[str, Any], state_dict: Mapping[str, Tensor], *, v
     """
     try:
         config, state, notes = published.convert(spec, state_dict)
+        check_finite(state, spec["name"])
         model = build(config)
         model.load_state_dict(state)
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
@@ -129,13 +132,16 @@ def build(config: Mapping[str, Any], *, trust: Sequence[str] = ()) -> SRModel:
     """A model from plain ``{"encoder": {"_target_": ..., ...}, "decoder": {...}, "renderer": {...}}``.
 
     Raises:
-        ValueError: a class that is neither ours nor trusted, or arguments it does not take.
+        UserError: a class that is neither ours nor trusted, or arguments it does not take.
     """
     parts = {part: _instantiate(config[part], trust) for part in PARTS if config.get(part)}
     for part, kind in (("encoder", Encoder), ("decoder", Decoder)):
         if not isinstance(parts.get(part), kind):
-            raise ValueError(f"config[{part!r}] must name a subclass of lmf.{part}s.{kind.__name__}")
-    model = SRModel(**parts)
+            raise UserError(f"config[{part!r}] must name a subclass of lmf.{part}s.{kind.__name__}")
+    try:
+        model = SRModel(**parts)
+    except ValueError as error:  # parts that do not fit each other
+        raise UserError(str(error)) from error
     model.config = json.loads(json.dumps({part: config[part] for part in parts}))
     return model
 
@@ -146,20 +152,20 @@ def _instantiate(config: Mapping[str, Any], trust: Sequence[str]) -> Any:
     module, _, name = target.rpartition(".")
     package = module.partition(".")[0]
     if module not in ("lmf.encoders", "lmf.decoders", "lmf.renderers") and package not in trust:
-        raise ValueError(
+        raise UserError(
             f"{target} is not a class of lmf.encoders, lmf.decoders or lmf.renderers; "
             f"if you trust {package or 'it'}, pass trust=[{package!r}]"
         )
     try:
         cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"there is no {target}: {error}") from error
+        raise UserError(f"there is no {target}: {error}") from error
     if not isinstance(cls, type):
-        raise ValueError(f"{target} is not a class")
+        raise UserError(f"{target} is not a class")
     try:
         return cls(**options)
-    except TypeError as error:
-        raise ValueError(f"{target}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{target}: {error}") from error
 
 
 def find(source: str | os.PathLike[str]) -> Path:
@@ -178,13 +184,33 @@ def find(source: str | os.PathLike[str]) -> Path:
     return path
 
 
+def _read(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+    """Config and weights of the file at ``path``, whatever its suffix."""
+    if is_safetensors(path) or path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    checkpoint = unpickle(path)
+    if "lmf" in checkpoint and "state_dict" in checkpoint:
+        return _config(path, checkpoint["lmf"]), without_wrappers(
+            {k: v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
+        )
+    try:
+        spec, weights, found = foreign.unwrap(checkpoint)
+        config, state, notes = published.convert(spec, weights)
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path}: {one_line(error)}") from error
+    for note in found + notes:
+        print(f"note: {path.name}: {note}", file=sys.stderr)
+    return config, state
+
+
 def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: damaged or not a safetensors file ({one_line(error)})") from error
+        kind = kind_of(path) or one_line(error)
+        raise CheckpointError(f"{path}: damaged or not a safetensors file ({kind})") from error
     try:
         header = json.loads(metadata["lmf"])
     except (KeyError, ValueError) as error:
@@ -192,49 +218,7 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]
     return _config(path, header), {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
-def _read_lightning(path: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
-    checkpoint = unpickle(path)
-    if "lmf" not in checkpoint or "state_dict" not in checkpoint:
-        raise CheckpointError(f"{path}: a checkpoint of another project; wanted one written by run.py task=fit")
-    prefix = "model."
-    state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    return _config(path, checkpoint["lmf"]), state
-
-
-def _read_authors(path: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
-    checkpoint = unpickle(path)
-    model = checkpoint.get("model")
-    if not isinstance(model, dict) or not {"name", "args", "sd"} <= model.keys():
-        raise CheckpointError(f"{path}: not a checkpoint of the authors; wanted {{'model': {{'name', 'args', 'sd'}}}}")
-    try:
-        config, state, notes = published.convert(model, model["sd"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path}: {one_line(error)}") from error
-    for note in notes:
-        print(f"note: {path.name}: {note}", file=sys.stderr)
-    return config, state
-
-
 def _config(path: Path, header: Mapping[str, Any]) -> Mapping[str, Any]:
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path}: format {header.get('format')!r}, this version reads format {FORMAT}")
     return header["config"]
-
-
-def unpickle(path: Path) -> dict[str, Any]:
-    """The dict in a ``torch.save`` file, by safe unpickling on the CPU.
-
-    Raises:
-        CheckpointError: unreadable, unsafe, or not a dict.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: not a checkpoint that safe unpickling accepts ({one_line(error)})") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: damaged or not a checkpoint ({one_line(error)})") from error
-    if not isinstance(checkpoint, dict):
-        raise CheckpointError(f"{path}: holds a {type(checkpoint).__name__}, not a checkpoint")
-    return checkpoint

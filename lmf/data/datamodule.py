@@ -107,6 +107,7 @@ class SRDataModule(LightningDataModule):
         self.batches_seen = batches_seen
 
     def train_dataloader(self) -> TrainLoader:
+        """The training batches from `resume` on, limited and repeated as the trainer's settings ask."""
         if self.samples is None:
             raise DataError("call setup('fit') before train_dataloader()")
         loader = TrainLoader(
@@ -121,9 +122,11 @@ class SRDataModule(LightningDataModule):
         return loader
 
     def val_dataloader(self) -> list[DataLoader]:
+        """A loader for each of ``val_sets``."""
         return self._eval_loaders("val", self.val_sets)
 
     def test_dataloader(self) -> list[DataLoader]:
+        """A loader for each of ``test_sets``."""
         return self._eval_loaders("test", self.test_sets)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ _A = -0.5  # Keys' kernel, in both
 
 
 def resize_pil(image: np.ndarray, size: Size) -> np.ndarray:
-    """``image`` uint8 (h, w, 3) resized to ``size`` (H, W) with PIL's antialiased bicubic, in 8 bits."""
+    """Resizes uint8 ``image`` (h, w, 3) to ``size`` (H, W) with PIL's antialiased bicubic, in 8 bits."""
     resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC)
     return np.asarray(resized)
 
@@ -25,15 +25,18 @@ def resize_matlab(
     size: Size | None = None,
     border: Literal["replicate", "symmetric"] = "replicate",
 ) -> np.ndarray:
-    """MATLAB's ``imresize(image, scale)`` or ``imresize(image, [H W])``: bicubic, antialiased.
+    """Resizes a picture as MATLAB's ``imresize(image, scale)`` or ``imresize(image, [H W])`` does, with bicubic.
 
     Args:
         image: (h, w) or (h, w, C); uint8 gives uint8, rounded after each axis as MATLAB does; floating point gives
             float64, neither rounded nor clamped.
         scale: factor on both sides; the output is ceil(h * scale) x ceil(w * scale).
         size: output (H, W) instead; the factor of each axis follows from it.
-        border: what lies beyond the picture. The published LR images of Set5 and Set14 repeat the edge pixel and
-            are reproduced exactly so; newer releases of MATLAB mirror the picture.
+        border: what lies beyond the picture. ``"replicate"`` repeats the edge pixel and reproduces the published LR
+            images of Set5 and Set14 exactly; ``"symmetric"`` mirrors the picture as newer releases of MATLAB do.
+
+    Raises:
+        ValueError: an unknown border, or not exactly one of ``scale`` and ``size``.
     """
     if border not in ("replicate", "symmetric"):
         raise ValueError(f"border must be 'replicate' or 'symmetric', got {border!r}")

@@ -16,7 +16,7 @@ from typing import Any
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from lmf.data.settings import DataError
-from lmf.io.files import making_folder
+from lmf.io.files import locked, making_folder
 
 _CHUNK = 1 << 20
 _TIMEOUT = 30  # seconds without a byte
@@ -25,24 +25,28 @@ _TIMEOUT = 30  # seconds without a byte
 def fetch_archive(url: str, root: Path, folder: str, md5: str | None = None) -> None:
     """Downloads the zip archive at ``url`` and unpacks its folder ``folder`` into ``root``.
 
-    ``root/folder`` appears complete or not at all. An interrupted download goes on where it stopped.
+    ``root/folder`` appears complete or not at all. An interrupted download continues where it stopped. A process that
+    finds another one at it in the same ``root`` waits and then uses what that one has brought.
 
     Raises:
         DataError: no connection, wrong checksum, an archive that is damaged, lacks the folder or reaches out of it,
-            no room. The message names the URL and what to do by hand.
+            no room. The message names the URL and says how to download it by hand.
     """
     archive = root / PurePosixPath(url).name
     by_hand = f"download it by hand to {archive.absolute()}"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        ours = not archive.exists()
-        if ours:
-            download(url, archive, md5)
-        else:
-            verify(archive, md5)
-        unpack(archive, root, folder)
-        if ours:
-            archive.unlink()
+        with locked(root):
+            if (root / folder).is_dir():
+                return
+            ours = not archive.exists()
+            if ours:
+                download(url, archive, md5)
+            else:
+                verify(archive, md5)
+            unpack(archive, root, folder)
+            if ours:
+                archive.unlink()
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         raise DataError(f"cannot download {url}: {getattr(error, 'reason', error)}; {by_hand}") from error
     except OSError as error:
@@ -50,10 +54,10 @@ def fetch_archive(url: str, root: Path, folder: str, md5: str | None = None) -> 
 
 
 def download(url: str, path: Path, md5: str | None = None) -> None:
-    """Fetches ``url`` into ``path`` by way of ``path`` + ".part", which an earlier attempt may have begun.
+    """Downloads ``url`` to ``path``, through ``path`` + ".part", which an earlier attempt may have begun.
 
     Raises:
-        OSError, http.client.HTTPException: no connection, one that ends early, no room; the part stays.
+        OSError, http.client.HTTPException: no connection, one that ends early, or no room; the part stays.
         DataError: wrong checksum; the part is removed.
     """
     part = path.with_name(path.name + ".part")
@@ -89,7 +93,7 @@ def _store(response: Any, part: Path, have: int, name: str) -> None:
 
 
 def verify(path: Path, md5: str | None) -> None:
-    """Raises `DataError` if the MD5 sum of a file is not ``md5``; None accepts any."""
+    """Raises `DataError` unless the MD5 sum of a file is ``md5``; None accepts any."""
     if md5 is None:
         return
     with path.open("rb") as file:
@@ -99,11 +103,11 @@ def verify(path: Path, md5: str | None) -> None:
 
 
 def unpack(archive: Path, root: Path, folder: str) -> None:
-    """Unpacks ``folder`` of a zip archive into ``root``, all of it or nothing.
+    """Unpacks the folder ``folder`` of a zip archive into ``root``, all of it or nothing.
 
     Raises:
-        DataError: the archive is damaged, has no such folder, or has members with absolute paths, with "..", or
-            that are links.
+        DataError: the archive is damaged, lacks the folder, or has members that are links or whose paths are absolute
+            or contain "..".
     """
     try:
         with zipfile.ZipFile(archive) as file, making_folder(root / folder) as temporary:
@@ -121,6 +125,7 @@ def unpack(archive: Path, root: Path, folder: str) -> None:
 
 
 def check_member(member: zipfile.ZipInfo, archive: Path) -> None:
+    """Raises `DataError` for a member of ``archive`` that would be written outside the folder it is unpacked to."""
     name = PurePosixPath(member.filename.replace("\\", "/"))
     outside = name.is_absolute() or ".." in name.parts or ":" in member.filename
     if outside or stat.S_ISLNK(member.external_attr >> 16):

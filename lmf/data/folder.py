@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from io import BytesIO
 from pathlib import Path
 
@@ -129,7 +129,7 @@ class ImageFolder:
     def _unfit(self, error: ValueError) -> None:
         if self.on_corrupt == "stop":
             raise DataError(str(error)) from error
-        log.warning("skipped: %s", error)
+        _warn(f"skipped: {error}")
 
     def _load(self, path: Path) -> np.ndarray:
         copy = self._copy.get(path)
@@ -143,6 +143,12 @@ class ImageFolder:
 def intact(paths: Sequence[Path], cache: str | Path | None = None) -> list[Path]:
     """Those of ``paths`` that can be decoded; a warning names each of the others."""
     return ImageFolder(paths, cache, on_corrupt="skip", decode=True).paths
+
+
+@cache
+def _warn(message: str) -> None:
+    """Logs a warning, the same one once: every set of a run looks at its files anew."""
+    log.warning(message)
 
 
 @lru_cache(maxsize=128)  # each holds a file open

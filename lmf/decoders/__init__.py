@@ -1,4 +1,4 @@
-"""Decoders: features to colours at any coordinate, one method per file."""
+"""Decoders map features to colours at any coordinate; one method per file."""
 
 from lmf.decoders.base import MLP, Decoder, Latent
 from lmf.decoders.bicubic import Bicubic

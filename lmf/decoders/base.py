@@ -1,4 +1,4 @@
-"""What every decoder is: features to a latent once, the latent to colours at any coordinate."""
+"""The base class of decoders, which turn features into a latent once and the latent into colours anywhere."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Skip = Literal["none", "bilinear"]
 
 @dataclass(frozen=True)
 class Latent:
-    """All that a decoder keeps of a batch of images; subclasses add their maps, channels-last.
+    """The state of a decoder for a batch of images; subclasses add their maps, channels-last.
 
     Attributes:
         size: (h, w) of the latent grid.
-        image: the network input (B, 3, h, w), or None if nothing needs it.
+        image: the network input (B, 3, h, w) in [-1, 1], or None if it is not needed.
     """
 
     size: grid.Size
@@ -42,19 +42,24 @@ class KernelInputs:
 
 
 class Decoder(nn.Module):
-    """A continuous image representation.
+    """Base class of decoders, which represent an image continuously.
 
-    Subclasses define `latent` and `decode`. Nothing is remembered between the two calls.
-
-    ``receptive_field``: a colour depends on the features and the image no farther from the LR pixel that holds its
-    coordinate than this, along either axis, and on nothing else of where that lies; so a picture can be made of strips
-    of it. None: no bound is known, and latents are always those of the whole picture.
+    Subclasses define `latent` and `decode`. A decoder keeps no state between the two calls.
 
     Args:
         in_channels: width C of the encoder's features.
         skip: ``"bilinear"`` adds the network input, sampled bilinearly, to every prediction.
-        clip_scale: the largest scale of training: above it the cell stays that of this scale (cell clipping,
-            LTE section 3.4). None: never clipped.
+        clip_scale: largest scale seen in training. Above it the cell of this scale is used (cell clipping, LTE,
+            section 3.4). None disables clipping.
+
+    Attributes:
+        receptive_field: largest distance in LR pixels, along either axis, between the LR pixel that holds a coordinate
+            and the features and image pixels that its colour depends on. A colour must not depend on the absolute
+            position either, so that a picture can be computed in strips. None if no bound is known; latents then always
+            cover the whole picture.
+
+    Raises:
+        UserError: if ``skip`` is unknown.
     """
 
     receptive_field: int | None = None
@@ -68,11 +73,13 @@ class Decoder(nn.Module):
         self.clip_scale = clip_scale
 
     def cell(self, target: grid.Grid, size: grid.Size, batch: int, device: torch.device) -> Tensor:
-        """The cell (``batch``, 2) to decode ``target`` with, clipped where the method does so.
+        """Return the cell (``batch``, 2) for decoding ``target``, clipped according to ``clip_scale``.
 
         Args:
             target: the output pixels.
             size: (h, w) of the latent grid.
+            batch: number of images.
+            device: device of the result.
         """
         cell = torch.tensor([target.cell], device=device)
         if self.clip_scale is not None:
@@ -80,7 +87,7 @@ class Decoder(nn.Module):
         return cell.expand(batch, 2)
 
     def latent(self, feat: Tensor, image: Tensor, cell: Tensor) -> Latent:
-        """All work that is done once per LR pixel.
+        """Do the work that is done once per LR pixel.
 
         Args:
             feat: (B, C, h, w) from the encoder.
@@ -90,16 +97,19 @@ class Decoder(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define latent(feat, image, cell)")
 
     def decode(self, latent: Any, coord: Tensor, cell: Tensor) -> Tensor:
-        """Prediction (B, Q, 3) at ``coord`` (B, Q, 2) without the bilinear skip."""
+        """Predict colours (B, Q, 3) at ``coord`` (B, Q, 2) without the bilinear skip; see `query`."""
         raise TypeError(f"{type(self).__name__} does not define decode(latent, coord, cell)")
 
     def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
-        """Colours (B, Q, 3) in network units [-1, 1], not clamped.
+        """Predict colours at scattered coordinates.
 
         Args:
-            latent: from `latent`.
+            latent: result of `latent`.
             coord: (B, Q, 2) as (y, x) in [-1, 1].
             cell: (B, 2) size of an output pixel in the same units.
+
+        Returns:
+            (B, Q, 3) in network units [-1, 1], not clamped.
         """
         rgb = self.decode(latent, coord, cell)
         if (image := self.skipped(latent)) is not None:
@@ -107,37 +117,38 @@ class Decoder(nn.Module):
         return rgb
 
     def render(self, latent: Latent, target: grid.Grid, cell: Tensor) -> Tensor:
-        """`query` at every pixel of ``target``: (B, 3, rows, cols)."""
+        """Query every pixel of ``target``: (B, 3, rows, cols)."""
         coord = target.coord(cell.device).expand(len(cell), -1, 2)
         return self.query(latent, coord, cell).transpose(1, 2).unflatten(2, target.size)
 
     @property
     def constant_memory(self) -> bool:
-        """Whether `render` needs no memory to speak of besides its result, however large that is."""
+        """Whether the memory of `render`, apart from its result, does not grow with the size of the result."""
         return False
 
     def intensity(self, latent: Any) -> Tensor | None:
-        """Modulation intensity (B, h, w) of ``latent``; None for decoders without latent modulation."""
+        """Return the modulation intensity (B, h, w) of ``latent``, or None for decoders without modulation."""
         return None
 
     def kernel_inputs(self, latent: Any, cells: Tensor) -> KernelInputs | None:
-        """What `lmf.kernels` renders ``latent`` from, or None if it cannot.
+        """Return the arguments for rendering ``latent`` with `lmf.kernels`, or None if the kernels do not support it.
 
         Args:
-            cells: (N, 2), of which each gives a row of ``extra``.
+            latent: result of `latent`.
+            cells: (N, 2) sizes of output pixels in [-1, 1] units; each yields a row of ``extra``.
         """
         return None
 
     def skipped(self, latent: Latent) -> Tensor | None:
-        """The picture (B, 3, h, w) to be sampled and added to what `decode` predicts, or None."""
+        """Return the image (B, 3, h, w) whose bilinear samples are added to the result of `decode`, or None."""
         return latent.image if self.skip == "bilinear" else None
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, on a CPU as the 1 x 1 convolution that it is.
+    """`nn.Linear`, computed as a 1 x 1 convolution on CPUs.
 
-    Torch runs convolutions by oneDNN but matrix products by MKL, which on processors of other makers than its own
-    reaches half the speed. Narrow outputs do not gain.
+    Torch uses oneDNN for convolutions and MKL for matrix products. On CPUs that are not Intel's, MKL reaches only half
+    the speed. Layers with fewer than 16 outputs gain nothing.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -149,13 +160,19 @@ class Linear(nn.Linear):
 
 
 class MLP(nn.Module):
-    """Linear + ReLU for each hidden width, then Linear, over the last dimension."""
+    """Linear + ReLU for each hidden width, then Linear, over the last dimension.
+
+    Args:
+        in_dim: width of the input.
+        hidden: widths of the hidden layers.
+        out_dim: width of the output.
+    """
 
     def __init__(self, in_dim: int, hidden: Sequence[int], out_dim: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for width in hidden:
-            layers += [Linear(in_dim, width), nn.ReLU(inplace=True)]  # its input is nobody else's
+            layers += [Linear(in_dim, width), nn.ReLU(inplace=True)]  # in place: nothing else reads its input
             in_dim = width
         self.layers = nn.Sequential(*layers, Linear(in_dim, out_dim))
 

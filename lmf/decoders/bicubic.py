@@ -1,4 +1,4 @@
-"""Bicubic interpolation (Keys, a = -0.5), continuous and without a network: the baseline of every table."""
+"""Continuous bicubic interpolation (Keys, a = -0.5) as a baseline without a network."""
 
 from __future__ import annotations
 
@@ -15,12 +15,24 @@ _A = -0.5
 
 @dataclass(frozen=True)
 class ImageLatent(Latent):
-    pixels: Tensor  # (B, h, w, 3)
+    """The image as latents.
+
+    Attributes:
+        pixels: (B, h, w, 3).
+    """
+
+    pixels: Tensor
 
 
 class Bicubic(Decoder):
-    """Samples the image itself; goes with the `Identity` encoder. Above x1 it is PIL's and MATLAB's bicubic
-    (border repeated); below x1 it does not low-pass, as no point sampler can."""
+    """Samples the image itself; use it with the `Identity` encoder.
+
+    Above x1 it equals the bicubic interpolation of PIL and MATLAB, with the border repeated. Below x1 it does not
+    low-pass filter, because it samples points.
+
+    Args:
+        in_channels: number of image channels.
+    """
 
     receptive_field = 2
 
@@ -48,7 +60,7 @@ class Bicubic(Decoder):
 
 
 def cubic_weights(fraction: Tensor) -> Tensor:
-    """Keys' kernel at the four taps -1, 0, 1, 2 around a point ``fraction`` (...) past tap 0: (..., 4)."""
+    """Return Keys' weights (..., 4) of the taps -1, 0, 1, 2 for a point ``fraction`` (...) in [0, 1] past tap 0."""
     d = (fraction[..., None] - torch.arange(-1, 3, device=fraction.device)).abs()
     near = ((_A + 2) * d - (_A + 3)) * d * d + 1
     far = _A * (((d - 5) * d + 8) * d - 4)

@@ -15,9 +15,11 @@ from lmf.decoders.cross_scale import CrossScaleAttention
 
 @dataclass(frozen=True)
 class AttentionLatent(Latent):
-    """Attributes:
-    key: (B, h, w, 9 C) unfolded features.
-    nonlocal_: (B, h, w, C) cross-scale features.
+    """The features that CiaoSR attends to.
+
+    Attributes:
+        key: (B, h, w, 9 C) unfolded features.
+        nonlocal_: (B, h, w, C) cross-scale features.
     """
 
     key: Tensor
@@ -25,11 +27,11 @@ class AttentionLatent(Latent):
 
 
 class CiaoSR(Decoder):
-    """Attention over the four nearest latents in place of the ensemble's areas.
+    """CiaoSR decoder, which weights the four nearest latents by attention instead of by area.
 
     Args:
-        in_channels: width C of the encoder's features; keys are unfolded to 9 C, values have 10 C.
-        hidden_q, hidden_k, hidden_v: widths of the MLPs on the blended value, on keys and on values.
+        in_channels: width C of the encoder's features. Keys have 9 C channels, values 10 C.
+        hidden_q, hidden_k, hidden_v: hidden widths of the MLPs on the blended value, on keys and on values.
         skip, clip_scale: see `Decoder`.
     """
 
@@ -80,7 +82,15 @@ class CiaoSR(Decoder):
 
 
 def attended(scores: list[Tensor], values: Iterable[Tensor]) -> Tensor:
-    """The sum of ``values`` (..., C), asked for one by one, each weighted by the softmax of its ``scores`` (...)."""
+    """Sum ``values``, each weighted by the softmax over its ``scores``.
+
+    Args:
+        scores: one tensor (...) per value.
+        values: tensors (..., C), consumed one at a time to save memory.
+
+    Returns:
+        (..., C).
+    """
     weights = torch.stack(scores).softmax(dim=0)
     blend = weights.new_zeros(1, 1, 1)
     for weight, value in zip(weights, values, strict=True):

@@ -1,5 +1,7 @@
-"""Cross-scale non-local features of CiaoSR (Cao et al., CVPR 2023, section 3.3): attention between the feature
-map and its half-size copy, after Mei et al., CVPR 2020."""
+"""Cross-scale non-local features of CiaoSR (Cao et al., CVPR 2023, section 3.3).
+
+They attend between the feature map and its half-size copy, after Mei et al., CVPR 2020.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +9,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_SCALE = 2  # between the map and its reduced copy
-_SHARPNESS = 10.0  # of the softmax over patches
-_OVERLAP = 6.0  # what the enlarged patches are divided by
+_SCALE = 2  # of the map relative to its reduced copy
+_SHARPNESS = 10.0  # factor of the softmax's input
+_OVERLAP = 6.0  # divisor of the sum of overlapping patches
 _EPS = 1e-4
 _TILE = 48
 _MARGIN = 1
 
 
 class CrossScaleAttention(nn.Module):
-    """For every place, the map's own full-size patches, blended by how well their half-size copies match.
+    """Blends full-size patches of a feature map, weighted by how well their half-size copies match each position.
 
-    Maps with more than 48 x 48 places are cut into tiles of at least 48 x 48 with a margin of 1, so that
-    memory and work grow with the number of tiles. An axis shorter than 48 is one tile.
+    Maps with more than 48 x 48 positions are cut into tiles of at least 48 x 48 with a margin of 1. Memory and work
+    then grow linearly with the number of tiles. An axis shorter than 48 is a single tile.
+
+    Args:
+        channels: width C of the feature map.
     """
 
     def __init__(self, channels: int) -> None:
@@ -30,7 +35,7 @@ class CrossScaleAttention(nn.Module):
         self.down = nn.Conv2d(channels, channels, 3, stride=_SCALE, padding=1)
 
     def forward(self, feat: Tensor) -> Tensor:
-        """``feat`` (B, C, h, w) to non-local features of the same shape."""
+        """Return the non-local features (B, C, h, w) of ``feat`` (B, C, h, w)."""
         h, w = feat.shape[-2:]
         if h * w <= _TILE * _TILE:
             return self.attend(feat)
@@ -45,9 +50,9 @@ class CrossScaleAttention(nn.Module):
         return torch.cat(rows, dim=2)
 
     def attend(self, feat: Tensor) -> Tensor:
-        """`forward` for one tile."""
+        """Return the non-local features (B, C, h, w) of a single tile ``feat`` (B, C, h, w)."""
         h, w = feat.shape[-2:]
-        # A single row or column has nothing to reflect.
+        # A single row or column cannot be reflected.
         feat = F.pad(feat, (0, w % _SCALE, 0, h % _SCALE), mode="reflect" if min(h, w) > 1 else "replicate")
         padded = feat.shape[-2:]
         query = F.unfold(self.conv_match_1(feat), 3, padding=1)  # (B, 9 C / 2, h w)
@@ -63,6 +68,6 @@ class CrossScaleAttention(nn.Module):
 
 
 def _tiles(n: int) -> list[tuple[int, int]]:
-    """``n`` places cut into tiles of 48, the last stretching to the border."""
+    """Cut ``n`` positions into ranges of 48; the last range extends to the border."""
     starts = [_TILE * i for i in range(max(1, n // _TILE))]
     return list(zip(starts, [*starts[1:], n], strict=True))

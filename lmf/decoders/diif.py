@@ -1,5 +1,7 @@
-"""DIIF: Dynamic Implicit Image Function for Efficient Arbitrary-Scale Image Representation (He & Jin,
-arXiv 2306.12321), built from the paper's description."""
+"""DIIF: Dynamic Implicit Image Function for Efficient Arbitrary-Scale Image Representation.
+
+He & Jin, arXiv 2306.12321; implemented from the description in the paper.
+"""
 
 from __future__ import annotations
 
@@ -17,38 +19,42 @@ from lmf.errors import UserError
 
 Slicing = Literal["linear", "constant"]
 
-_ROWS = 1 << 24  # more rows than float32 coordinates can tell apart
-_EDGE = 1e-3  # of a pixel
+_ROWS = 1 << 24  # more rows than float32 coordinates can distinguish
+_EDGE = 1e-3  # tolerance in output pixels
 
 
 @dataclass(frozen=True)
 class SliceLatent(Latent):
-    """Attributes:
-    hidden: (B, h, w, N). Constant order: what the fine layers read of the one slice of each latent. Linear
-        order: the features' share of the first coarse layer, to which each slice adds its coordinates.
+    """The shared part of the MLP, computed once per latent.
+
+    Attributes:
+        hidden: (B, h, w, N). In constant order, the result of `DIIF.slice_vector` for the single slice of each latent.
+            In linear order, the contribution of the features to the first coarse layer.
     """
 
     hidden: Tensor
 
 
 class DIIF(Decoder):
-    """Pixels share most of an MLP: coarse layers run once per slice, fine layers once per pixel.
+    """DIIF decoder, which runs the coarse layers of an MLP once per slice and the fine layers once per pixel.
 
-    The pixels whose centres lie in one latent cell form a group. A group is cut into slices: its rows (linear
-    order, s slices at scale s) or not at all (constant order). Coarse layers see the latent and the first and
-    last pixel centre of the slice; fine layers see what the coarse ones made of it and the coordinate.
+    The output pixels whose centres lie in one latent cell form a group. In linear order each row of a group is a slice,
+    so there are s slices at scale s. In constant order the whole group is one slice. The coarse layers read the latent
+    and the first and last pixel centre of the slice. The fine layers read their result and the coordinate.
 
-    Which pixels there are follows from ``cell`` alone: the output grid starts at (-1, -1) and its pixels have
-    this size. A coordinate that is no pixel centre belongs to the pixel that contains it. So a query depends on
-    no other query, whether pictures are rendered whole, in bands or at scattered coordinates; and a cell must
-    never be clipped.
+    The pixels follow from ``cell`` alone: the output grid starts at (-1, -1), and its pixels have this size. A
+    coordinate between pixel centres belongs to the pixel that contains it. Queries are therefore independent of each
+    other, whether a picture is rendered whole, in bands or at scattered coordinates. The cell must never be clipped.
 
     Args:
-        in_channels: width C of the features; they are unfolded to 9 C.
+        in_channels: width C of the features, which are unfolded to 9 C.
         coarse: widths of the coarse layers.
         fine: hidden widths of the fine layers.
         slicing: ``"linear"`` or ``"constant"`` order.
         skip: see `Decoder`.
+
+    Raises:
+        UserError: if ``slicing`` is unknown or a list of widths is empty.
     """
 
     def __init__(
@@ -63,7 +69,7 @@ class DIIF(Decoder):
         if slicing not in get_args(Slicing):
             raise UserError(f"slicing must be one of {get_args(Slicing)}, got {slicing!r}")
         if not coarse or not fine:
-            raise UserError(f"coarse and fine need at least one width each, got {coarse} and {fine}")
+            raise UserError(f"coarse and fine must each have at least one width, got {[*coarse]} and {[*fine]}")
         self.slicing = slicing
         self.coarse = MLP(9 * in_channels + 4, coarse[:-1], coarse[-1])
         self.fine = MLP(coarse[-1] + 2, fine, 3)
@@ -82,10 +88,10 @@ class DIIF(Decoder):
         return SliceLatent((h, w), image, x)
 
     def slice_vector(self, x: Tensor, ends: Tensor) -> Tensor:
-        """What the fine layers read of a slice: their first layer before the coordinate is added.
+        """Compute the contribution of a slice to the first fine layer: (..., N).
 
         Args:
-            x: (..., N) the features' share of the first coarse layer.
+            x: (..., N) contribution of the features to the first coarse layer.
             ends: (..., 4) first and last pixel centre of the slice, relative to the latent.
         """
         first, rest = split(self.coarse)
@@ -106,9 +112,9 @@ class DIIF(Decoder):
         return rest(x + F.linear((coord - centre) * size, first.weight[:, -2:]))
 
     def row_vectors(self, latent: SliceLatent, index: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
-        """`slice_vector` (B, Q, N) of each query's slice, computed once for each slice that occurs."""
+        """Return the `slice_vector` (B, Q, N) of each query's slice, computing each distinct slice once."""
         b, h, w, _ = latent.hidden.shape
-        row = ((coord[..., 0] + 1) / cell[:, :1]).floor().clamp(0, _ROWS - 1)  # (B, Q), of the output grid
+        row = ((coord[..., 0] + 1) / cell[:, :1]).floor().clamp(0, _ROWS - 1)  # (B, Q), row of the output grid
         image = torch.arange(b, device=index.device)[:, None]
         slices, inverse = ((image * (h * w) + index) * _ROWS + row.long()).unique(return_inverse=True)  # (S,), (B, Q)
         place, row = slices // _ROWS, slices % _ROWS
@@ -121,14 +127,14 @@ class DIIF(Decoder):
 
 
 def split(mlp: MLP) -> tuple[nn.Linear, nn.Module]:
-    """The first layer, which is applied to each part of its input where that part is at hand, and the others."""
+    """Split ``mlp`` into its first layer and the others, so that parts of its input can be applied separately."""
     first = mlp.layers[0]
     assert isinstance(first, nn.Linear)
     return first, mlp.layers[1:]
 
 
 def pixel_span(centre: Tensor, cell: Tensor, size: grid.Size) -> tuple[Tensor, Tensor]:
-    """First and last pixel centre in latent cells, relative to these (a latent cell spans 2 units).
+    """Return the first and last output pixel centre inside each latent cell, relative to its centre.
 
     Args:
         centre: (..., 2) centres of the latents.
@@ -136,11 +142,11 @@ def pixel_span(centre: Tensor, cell: Tensor, size: grid.Size) -> tuple[Tensor, T
         size: (h, w) of the latent grid.
 
     Returns:
-        Two tensors (..., 2), equal in a latent cell with less than two pixels along the axis.
+        Two tensors (..., 2); a latent cell spans 2 units. They are equal along an axis with fewer than two pixels.
     """
     n = centre.new_tensor(size)
-    # Index of the first pixel whose centre is not before an edge. A centre on the edge itself, give or take
-    # rounding, belongs to what follows.
+    # The index of the first pixel whose centre is not before an edge. A centre on the edge, up to rounding, belongs to
+    # the cell after the edge.
     first = ((centre - 1 / n + 1) / cell - 0.5 - _EDGE).ceil()
     last = torch.maximum(((centre + 1 / n + 1) / cell - 0.5 - _EDGE).ceil() - 1, first)
     start, end = ((i + 0.5) * cell - 1 for i in (first, last))

@@ -14,19 +14,25 @@ from lmf.decoders.base import MLP, Decoder, Latent, Skip
 
 @dataclass(frozen=True)
 class UnfoldedLatent(Latent):
-    feat: Tensor  # (B, h, w, 9 C)
+    """Unfolded features.
+
+    Attributes:
+        feat: (B, h, w, 9 C).
+    """
+
+    feat: Tensor
 
 
 class LIIF(Decoder):
-    """An MLP at every output pixel and each of its four nearest latents.
+    """LIIF decoder, which evaluates an MLP for every output pixel and each of its four nearest latents.
 
     Args:
-        in_channels: width C of the features; they are unfolded to 9 C.
-        hidden: widths of the MLP.
-        skip, clip_scale: see `Decoder`. LIIF's own protocol has neither.
+        in_channels: width C of the features, which are unfolded to 9 C.
+        hidden: hidden widths of the MLP.
+        skip, clip_scale: see `Decoder`. The published LIIF uses neither.
     """
 
-    receptive_field = 2  # a neighbour's 3 x 3 features
+    receptive_field = 2  # a neighbour and its 3 x 3 features
 
     def __init__(
         self,

@@ -15,18 +15,19 @@ from lmf.decoders.modulation import LMFDecoder, ModulatedLatent, ModulatedMLP
 
 
 class LMCiaoSR(LMFDecoder):
-    """Attention inside each latent's 3 x 3 neighbourhood, hypernetwork on what that yields; renderer on
-    compressed latent and coordinate.
+    """LM-CiaoSR decoder, whose hypernetwork reads the result of attention inside each 3 x 3 neighbourhood.
+
+    The renderer reads the compressed latent and the coordinate.
 
     Args:
-        in_channels: width C of the encoder's features; keys have 4 C numbers, values 5 C.
-        width, depth: hidden width D and hidden layers L of the renderer.
+        in_channels: width C of the encoder's features. Keys have 4 C channels, values 5 C.
+        width, depth: hidden width D and number L of hidden layers of the renderer.
         hyper: hidden widths of the hypernetwork.
-        prenet: hidden widths of the MLP that makes queries.
+        prenet: hidden widths of the MLP that computes the queries.
         hidden_k, hidden_v: hidden widths of the MLPs on keys and on values.
-        code_channels: size of the compressed latent the hypernetwork adds to its modulations. 0: none, the
-            renderer reads the attention's 5 C numbers instead.
-        skip: ``"bilinear"``, in training as in evaluation.
+        code_channels: channels of the compressed latent that the hypernetwork outputs besides the modulations. With 0
+            there is none, and the renderer reads the 5 C channels of the attention instead.
+        skip: see `Decoder`; ``"bilinear"`` in training and evaluation.
         clip_scale: see `Decoder`.
     """
 
@@ -62,10 +63,10 @@ class LMCiaoSR(LMFDecoder):
         return ModulatedLatent((h, w), image, modulation, code if self.code_channels else x)
 
     def attend(self, feat: Tensor, cell: Tensor) -> Tensor:
-        """What CiaoSR's attention yields at each latent itself: (B, h, w, 5 C).
+        """Apply CiaoSR's attention at the centre of each latent: (B, h, w, 5 C).
 
-        The released code views the unfolded features, laid out (C, 3, 3), as (3, 3, C), and takes its four
-        "2 x 2 neighbourhoods" from that. The published weights are trained on it, so it stays.
+        The released code reads the unfolded features, whose layout is (C, 3, 3), as (3, 3, C) and takes its four
+        "2 x 2 neighbourhoods" from that. The published weights depend on it, so it is reproduced here.
         """
         b, c, h, w = feat.shape
         unfolded = grid.unfold(feat)  # (B, h, w, 9C)
@@ -92,4 +93,4 @@ class LMCiaoSR(LMFDecoder):
         return attended(scores, values())
 
     def extra(self, rel_cell: Tensor) -> Tensor:
-        return rel_cell[:, :0]  # its renderer reads no cell
+        return rel_cell[:, :0]  # the renderer does not read the cell

@@ -14,20 +14,25 @@ from lmf.errors import UserError
 
 
 class LMLIIF(LMFDecoder):
-    """Hypernetwork on unfolded features and cell; renderer on compressed latent, coordinate and cell.
+    """LM-LIIF decoder, whose hypernetwork reads the unfolded features and the cell.
+
+    The renderer reads the compressed latent, the coordinate and the cell.
 
     Args:
         in_channels: width C of the encoder's features.
-        width, depth: hidden width D and hidden layers L of the renderer.
+        width, depth: hidden width D and number L of hidden layers of the renderer.
         hyper: hidden widths of the hypernetwork.
-        code_channels: size of the compressed latent the hypernetwork adds to its modulations. 0: none, the
-            renderer reads the encoder's features instead.
-        skip: ``"none"`` as published; ``"bilinear"`` learns far faster.
+        code_channels: channels of the compressed latent that the hypernetwork outputs besides the modulations. With 0
+            there is none, and the renderer reads the encoder's features instead.
+        skip: see `Decoder`; ``"none"`` as published. ``"bilinear"`` learns much faster.
         clip_scale: see `Decoder`.
+
+    Raises:
+        UserError: if ``hyper`` is empty.
     """
 
     input_encoding = "linear"  # [code, relative coordinate, relative cell]
-    receptive_field = 2  # the convolution at a neighbour
+    receptive_field = 2  # a neighbour and its 3 x 3 convolution
 
     def __init__(
         self,
@@ -41,7 +46,7 @@ class LMLIIF(LMFDecoder):
     ) -> None:
         super().__init__(in_channels, skip, clip_scale)
         if not hyper:
-            raise UserError("hyper needs at least one hidden width, got none")
+            raise UserError(f"hyper must have at least one hidden width, got {[*hyper]}")
         self.code_channels = code_channels
         self.imnet = ModulatedMLP((code_channels or in_channels) + 4, width, depth)
         self.hypernet = MLP(9 * in_channels + 2, hyper, self.imnet.modulations + code_channels)

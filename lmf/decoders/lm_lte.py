@@ -15,21 +15,26 @@ from lmf.errors import UserError
 
 
 class LMLTE(LMFDecoder):
-    """Hypernetwork on Fourier features of the latent; renderer on Fourier features of the coordinate.
+    """LM-LTE decoder, whose hypernetwork reads Fourier features of the latent.
+
+    The renderer reads Fourier features of the coordinate.
 
     Args:
         in_channels: width C of the encoder's features.
-        hidden_dim: number of amplitudes estimated from the features, even.
-        width, depth: hidden width D and hidden layers L of the renderer.
+        hidden_dim: number N of amplitudes estimated from the features, even.
+        width, depth: hidden width D and number L of hidden layers of the renderer.
         hyper: hidden widths of the hypernetwork.
-        code_channels: size of the compressed latent the hypernetwork adds to its modulations, a multiple of
-            4: half of it amplitudes, half frequencies. 0: none, the renderer reads the estimated amplitudes
-            and frequencies themselves.
+        code_channels: channels of the compressed latent that the hypernetwork outputs besides the modulations, a
+            multiple of 4. Half of them are amplitudes, half frequencies. With 0 there are none, and the renderer reads
+            the estimated amplitudes and frequencies instead.
         skip, clip_scale: see `Decoder`.
+
+    Raises:
+        UserError: if ``hidden_dim`` or ``code_channels`` is not as required.
     """
 
     input_encoding = "fourier"
-    receptive_field = 2  # the convolution at a neighbour
+    receptive_field = 2  # a neighbour and its 3 x 3 convolution
 
     def __init__(
         self,
@@ -60,7 +65,7 @@ class LMLTE(LMFDecoder):
         h, w = feat.shape[-2:]
         waves = estimate(feat, self.coef, self.freq)  # (B, h, w, 2 N)
         phase = self.phase(grid.relative_cell(cell, (h, w)))[:, None, None]  # (B, 1, 1, N / 2)
-        # The latent as a whole, not a place in it: y and x frequencies count alike.
+        # The hypernetwork reads the latent as a whole: a relative coordinate of (1, 1) adds up y and x frequencies.
         x = self.hypernet(fourier(waves, waves.new_ones(2), phase))
         modulation, code = x.split((self.imnet.modulations, self.code_channels), dim=-1)
         if self.code_channels:

@@ -17,24 +17,31 @@ from lmf.errors import UserError
 
 @dataclass(frozen=True)
 class FourierLatent(Latent):
-    """Attributes:
-    waves: (B, h, w, 2 N), N coefficients, then N / 2 frequencies along y, then N / 2 along x.
+    """Estimated amplitudes and frequencies.
+
+    Attributes:
+        waves: (B, h, w, 2 N): N amplitudes, N / 2 frequencies along y, then N / 2 frequencies along x.
     """
 
     waves: Tensor
 
 
 class LTE(Decoder):
-    """An MLP on Fourier features whose amplitudes, frequencies and phases are estimated from the image.
+    """LTE decoder, an MLP on Fourier features.
+
+    Amplitudes and frequencies are estimated from the encoder's features, phases from the cell.
 
     Args:
         in_channels: width C of the encoder's features.
-        hidden_dim: number N of amplitudes, even; half as many frequencies.
-        hidden: widths of the MLP.
+        hidden_dim: number N of amplitudes, even; there are half as many frequencies.
+        hidden: hidden widths of the MLP.
         skip, clip_scale: see `Decoder`.
+
+    Raises:
+        UserError: if ``hidden_dim`` is odd or smaller than 2.
     """
 
-    receptive_field = 2  # the convolutions at a neighbour
+    receptive_field = 2  # a neighbour and its 3 x 3 convolutions
 
     def __init__(
         self,
@@ -57,6 +64,7 @@ class LTE(Decoder):
         return FourierLatent((h, w), image, self.waves(feat))
 
     def waves(self, feat: Tensor) -> Tensor:
+        """Estimate amplitudes and frequencies from ``feat`` (B, C, h, w), as in `FourierLatent`."""
         return estimate(feat, self.coef, self.freq)
 
     def decode(self, latent: FourierLatent, coord: Tensor, cell: Tensor) -> Tensor:
@@ -69,9 +77,9 @@ class LTE(Decoder):
 
 
 class LTEPlus(LTE):
-    """LTE+ (``lte-fast``): the same function, whose convolution lists all y frequencies before all x ones.
+    """LTE+ decoder (``lte-fast``): LTE whose convolution outputs all y frequencies before all x frequencies.
 
-    Its authors write the MLP as 1 x 1 convolutions over a full grid; here it takes any coordinates.
+    The released code writes the MLP as 1 x 1 convolutions over a full grid. This one accepts any coordinates.
     """
 
     def waves(self, feat: Tensor) -> Tensor:
@@ -79,12 +87,18 @@ class LTEPlus(LTE):
 
 
 def estimate(feat: Tensor, coef: nn.Conv2d, freq: nn.Conv2d, pairs: bool = True) -> Tensor:
-    """What both 3 x 3 convolutions make of ``feat`` (B, C, h, w), as `FourierLatent` holds it: (B, h, w, 2 N).
+    """Estimate amplitudes and frequencies, ordered as in `FourierLatent`.
 
-    They run as one, whose weights, not whose results, are put in order; the result is contiguous.
+    Both convolutions run as a single one. Their weights are reordered instead of the result.
 
     Args:
-        pairs: ``freq`` lists frequencies as (y, x) pairs, not all y before all x.
+        feat: (B, C, h, w) encoder features.
+        coef: 3 x 3 convolution for the amplitudes.
+        freq: 3 x 3 convolution for the frequencies.
+        pairs: whether ``freq`` outputs (y, x) pairs; otherwise all y frequencies come before all x frequencies.
+
+    Returns:
+        (B, h, w, 2 N), contiguous.
     """
 
     def ordered(t: Tensor) -> Tensor:
@@ -97,11 +111,13 @@ def estimate(feat: Tensor, coef: nn.Conv2d, freq: nn.Conv2d, pairs: bool = True)
 
 
 def fourier(waves: Tensor, rel: Tensor, phase: Tensor) -> Tensor:
-    """``coef * [cos(pi f), sin(pi f)]`` with ``f = freq_y rel_y + freq_x rel_x + phase`` (eq. 4 of LTE).
+    """Compute the Fourier features of LTE (eq. 4).
+
+    ``coef * [cos(pi f), sin(pi f)]`` with ``f = freq_y rel_y + freq_x rel_x + phase``.
 
     Args:
         waves: (..., 2 N), see `FourierLatent`.
-        rel: (..., 2) coordinate relative to the latent.
+        rel: (..., 2) coordinate relative to the latent; one latent cell spans 2 units.
         phase: broadcastable to (..., N / 2).
 
     Returns:

@@ -1,4 +1,4 @@
-"""Meta-SR: A Magnification-Arbitrary Network for Super-Resolution (Hu et al., CVPR 2019), in LIIF's form."""
+"""Meta-SR: A Magnification-Arbitrary Network for Super-Resolution (Hu et al., CVPR 2019), as adapted by LIIF."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lmf.decoders.liif import UnfoldedLatent
 
 
 class MetaSR(Decoder):
-    """An MLP predicts, from where in its latent cell a pixel lies, the filter that makes its colour.
+    """Meta-SR decoder, whose MLP predicts a filter from the position of a pixel in its latent cell.
 
     Args:
-        in_channels: width C of the features; they are unfolded to 9 C.
-        hidden: widths of the MLP that predicts the 9 C x 3 filter.
-        skip, clip_scale: see `Decoder`. The published model has neither.
+        in_channels: width C of the features, which are unfolded to 9 C.
+        hidden: hidden widths of the MLP that predicts the 9 C x 3 filter.
+        skip, clip_scale: see `Decoder`. The published model uses neither.
     """
 
-    receptive_field = 2  # the 3 x 3 features of where a pixel begins
+    receptive_field = 2  # the latent of a pixel's top left corner and its 3 x 3 features
 
     def __init__(
         self,
@@ -39,9 +39,9 @@ class MetaSR(Decoder):
 
     def decode(self, latent: UnfoldedLatent, coord: Tensor, cell: Tensor) -> Tensor:
         size = coord.new_tensor(latent.size)
-        corner = coord - cell[:, None] / 2  # top left of the pixel; the latent cell that holds it counts
+        corner = coord - cell[:, None] / 2  # top left corner of the pixel, which selects the latent
         index = grid.nearest(grid.shifted(corner, 0, 0), latent.size)
-        offset = ((corner - grid.latent_centre(index, latent.size)) * size + 1) / 2  # in [0, 1] of that cell
+        offset = ((corner - grid.latent_centre(index, latent.size)) * size + 1) / 2  # in [0, 1] within the latent cell
         rows = grid.relative_cell(cell, latent.size)[:, None, :1] / 2  # 1 / scale
         x = torch.cat([offset, rows.expand(*offset.shape[:2], 1)], dim=-1)
         filters = self.imnet(x).unflatten(-1, (-1, 3))  # (B, Q, 9C, 3)

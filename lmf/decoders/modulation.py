@@ -1,8 +1,8 @@
-"""Latent Modulated Functions (He & Jin, CVPR 2024): what all LMF decoders share.
+"""The common part of all Latent Modulated Functions (LMF; He & Jin, CVPR 2024).
 
-A hypernetwork decodes each latent *once* into modulations of a tiny MLP (section 3.2); that MLP renders
-every output pixel (section 3.3). A method says what goes into the hypernetwork (`latent`) and what the
-renderer reads besides modulations; everything else is here.
+A hypernetwork decodes each latent *once* into modulations of a tiny MLP (section 3.2), and that MLP renders every
+output pixel (section 3.3). A method defines the input of the hypernetwork (`latent`) and the input of the renderer
+besides the modulations. Everything else is shared.
 """
 
 from __future__ import annotations
@@ -19,26 +19,38 @@ from lmf.decoders.base import Decoder, KernelInputs, Latent, Skip
 
 @dataclass(frozen=True)
 class ModulatedLatent(Latent):
-    """Attributes:
-    modulation: (B, h, w, 2 L D), all scales (L x D) then all shifts (L x D).
-    code: (B, h, w, K), what the renderer reads of a latent besides its modulations.
+    """Modulations and codes, one of each per latent.
+
+    Attributes:
+        modulation: (B, h, w, 2 L D): all scales (L x D), then all shifts (L x D).
+        code: (B, h, w, K), the part of a latent that the renderer reads besides the modulations.
     """
 
     modulation: Tensor
     code: Tensor
 
     def intensity(self) -> Tensor:
-        """Modulation intensity (B, h, w): mean absolute shift; how much detail a latent carries (section 3.4)."""
+        """Return the modulation intensity (B, h, w), the mean absolute shift (section 3.4).
+
+        It measures how much detail a latent carries.
+        """
         return self.modulation[..., self.modulation.shape[-1] // 2 :].abs().mean(dim=-1)
 
 
 class ModulatedMLP(nn.Module):
-    """The renderer: ``depth`` hidden layers of ``width``, each modulated, then an unmodulated output layer.
+    """The MLP that renders pixels: modulated hidden layers, then an unmodulated output layer.
 
-    ``x = relu((W x + b) * (1 + scale_l) + shift_l)`` (eq. 6)
+    Hidden layer l computes ``x = relu((W x + b) * (1 + scale_l) + shift_l)`` (eq. 6).
 
-    ``fusable``: the kernels compute the same from `weights`. A subclass with a `forward` of another kind is not, unless
-    it says so.
+    Args:
+        in_dim: width of the input.
+        width: width D of the hidden layers.
+        depth: number L of hidden layers.
+        out_dim: width of the output.
+
+    Attributes:
+        fusable: whether the kernels can compute the same from `weights`. It defaults to False for a subclass that
+            defines `forward`.
     """
 
     fusable: bool = True
@@ -59,11 +71,11 @@ class ModulatedMLP(nn.Module):
 
     @property
     def modulations(self) -> int:
-        """How many numbers modulate it: 2 L D."""
+        """Number of modulations per latent, 2 L D."""
         return 2 * self.width * self.depth
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """``x`` (..., in_dim) and ``modulation`` (..., 2 L D) to (..., out_dim)."""
+        """Map ``x`` (..., in_dim) with ``modulation`` (..., 2 L D) to (..., out_dim)."""
         scales, shifts = modulation.unflatten(-1, (2, self.depth, self.width)).unbind(-3)  # (..., L, D) each
         for level in range(self.depth):
             x = self.layers[2 * level](x)
@@ -71,7 +83,7 @@ class ModulatedMLP(nn.Module):
         return self.layers[-1](x)
 
     def weights(self) -> kernels.Weights:
-        """Stacked as `lmf.kernels` takes them."""
+        """Return the weights, stacked for `lmf.kernels`."""
         first, *hidden, out = (layer for layer in self.layers if isinstance(layer, nn.Linear))
         square = first.weight.new_empty(0, self.width, self.width)
         return kernels.Weights(
@@ -84,12 +96,20 @@ class ModulatedMLP(nn.Module):
 
 
 class LMFDecoder(Decoder):
-    """Base of the LMF decoders. Subclasses set ``imnet: ModulatedMLP``, define `latent`, and say what ``imnet`` reads.
+    """Base class of the LMF decoders.
 
-    Either set ``input_encoding`` to one that `lmf.kernels` renders fused and define `extra`, or define `render_input`.
+    Subclasses set ``imnet`` and define `latent`. For fused rendering they set ``input_encoding`` and define `extra`;
+    otherwise they define `render_input`.
 
-    ``fused_grids``: whole grids are rendered by the kernels too, without `decode` and `query`. A subclass that defines
-    one of these turns this off, and one that defines `render_input` turns ``input_encoding`` off, unless it sets them.
+    Args:
+        in_channels, skip, clip_scale: see `Decoder`.
+
+    Attributes:
+        imnet: the renderer.
+        input_encoding: input encoding of the fused kernels, see `lmf.kernels`. It defaults to None for a subclass that
+            defines `render_input`.
+        fused_grids: whether the kernels render whole grids without calling `decode` and `query`. It defaults to False
+            for a subclass that defines one of these.
     """
 
     imnet: ModulatedMLP
@@ -107,21 +127,24 @@ class LMFDecoder(Decoder):
         super().__init__(in_channels, skip, clip_scale)
 
     def extra(self, rel_cell: Tensor) -> Tensor:
-        """What the renderer reads that is one per image, (B, E), as ``input_encoding`` says (`lmf.kernels.render`).
+        """Return the input of the renderer that is constant per image, see `lmf.kernels.render`.
 
         Args:
-            rel_cell: (B, 2) size of an output pixel, one latent cell spanning 2 units.
+            rel_cell: (B, 2) size of an output pixel; one latent cell spans 2 units.
+
+        Returns:
+            (B, E), where E depends on ``input_encoding``.
         """
         raise TypeError(
             f"{type(self).__name__} sets input_encoding = {self.input_encoding!r} but does not define extra(rel_cell)"
         )
 
     def render_input(self, code: Tensor, rel: Tensor, rel_cell: Tensor) -> Tensor:
-        """What the renderer reads, where that has none of the fused forms.
+        """Return the input of the renderer if none of the fused encodings matches.
 
         Args:
-            code: (B, Q, K) of the latent at hand.
-            rel: (B, Q, 2) coordinate relative to its centre, one latent cell spanning 2 units.
+            code: (B, Q, K), code of the latent.
+            rel: (B, Q, 2) coordinate relative to the latent's centre; one latent cell spans 2 units.
             rel_cell: (B, Q, 2) size of an output pixel in the same units.
 
         Returns:
@@ -152,11 +175,12 @@ class LMFDecoder(Decoder):
 
     @property
     def constant_memory(self) -> bool:
+        """Whether the fused kernels render whole grids, which takes no temporaries."""
         return self.fused_encoding is not None and self.fused_grids
 
     @property
     def fused_encoding(self) -> kernels.InputEncoding | None:
-        """``input_encoding`` if the kernels can render ``imnet``."""
+        """``input_encoding`` if the kernels can render ``imnet``, else None."""
         return self.input_encoding if self.imnet.fusable else None
 
     def intensity(self, latent: ModulatedLatent) -> Tensor:

@@ -1,4 +1,4 @@
-"""Encoders: image to features, one method per file."""
+"""Encoders map an image to features; one method per file."""
 
 from lmf.encoders.base import Encoder
 from lmf.encoders.edsr import EDSR

@@ -1,4 +1,4 @@
-"""What every encoder is: an image in network units to features at the same resolution."""
+"""The base class of encoders, which map an image to features at the same resolution."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from lmf.errors import UserError
 
 
 class Encoder(nn.Module):
-    """Maps an image (B, 3, h, w) in [-1, 1] to features (B, ``out_channels``, h, w).
+    """Base class of encoders, which map an image (B, 3, h, w) in [-1, 1] to features (B, ``out_channels``, h, w).
 
-    ``multiple``: h and w must be multiples of it. `lmf.SRModel` pads (reflecting, bottom and right) and keeps
-    coordinates right, so that only those who call an encoder themselves need to care.
+    Args:
+        out_channels: width C of the features.
 
-    ``receptive_field``: the features of a pixel depend on no pixel that is farther away along either axis, as long as
-    pictures are cut at multiples of ``multiple``. None: no bound is known, and no picture is cut.
+    Attributes:
+        multiple: h and w must be multiples of it. `lmf.SRModel` pads by reflection at the bottom and right and adapts
+            the coordinates, so only direct callers of an encoder have to pad.
+        receptive_field: largest distance in pixels, along either axis, from which a pixel influences a feature, if
+            pictures are cut at multiples of ``multiple``. None if no bound is known; pictures are then encoded whole.
+
+    Raises:
+        UserError: if ``out_channels`` is smaller than 1.
     """
 
     multiple: int = 1
@@ -27,4 +33,5 @@ class Encoder(nn.Module):
         self.out_channels = out_channels
 
     def forward(self, image: Tensor) -> Tensor:
+        """Return the features (B, C, h, w) of ``image`` (B, 3, h, w) in [-1, 1]."""
         raise TypeError(f"{type(self).__name__} does not define forward(image)")

@@ -1,4 +1,4 @@
-"""EDSR (Lim et al., 2017) without its upsampler."""
+"""EDSR (Lim et al., CVPRW 2017) without its upsampler."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from lmf.encoders.base import Encoder
 
 
 class EDSR(Encoder):
-    """EDSR-baseline by default: 16 residual blocks of width 64, no normalisation, no mean shift.
+    """EDSR encoder without normalisation and mean shift; EDSR-baseline by default.
 
     Args:
-        out_channels: width C of the network and of its features.
+        out_channels: width C of the network and its features.
         blocks: number of residual blocks.
-        res_scale: factor on every residual branch (EDSR-large uses 0.1 with width 256, 32 blocks).
+        res_scale: factor of every residual branch. EDSR-large uses 0.1 with 32 blocks of width 256.
     """
 
     def __init__(self, out_channels: int = 64, blocks: int = 16, res_scale: float = 1.0) -> None:
@@ -33,6 +33,8 @@ class EDSR(Encoder):
 
 
 class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions with a ReLU between them and a skip connection."""
+
     def __init__(self, width: int, res_scale: float) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
@@ -40,7 +42,7 @@ class ResidualBlock(nn.Module):
         self.res_scale = res_scale
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(self.conv1(x).relu_())  # in place: large maps cost more to allocate than to add
+        y = self.conv2(self.conv1(x).relu_())  # in place: allocating large maps costs more than the operation
         if self.res_scale != 1:
             y = y * self.res_scale
         return y.add_(x)

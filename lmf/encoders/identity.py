@@ -1,4 +1,4 @@
-"""No network at all: the features are the image. For decoders that need none, such as bicubic."""
+"""An encoder without a network, for decoders that need no features, such as bicubic."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from lmf.encoders.base import Encoder
 
 
 class Identity(Encoder):
+    """Encoder whose features are the image itself.
+
+    Args:
+        out_channels: number of image channels.
+    """
+
     receptive_field = 0
 
     def __init__(self, out_channels: int = 3) -> None:

@@ -9,13 +9,15 @@ from lmf.encoders.base import Encoder
 
 
 class RDN(Encoder):
-    """Config B by default (16 blocks of 8 layers, growth 64); config A is 20 blocks of 6 layers, growth 32.
+    """RDN encoder; config B by default.
+
+    Config A has 20 blocks of 6 layers with growth 32.
 
     Args:
-        out_channels: width G0 of the block outputs and of the features.
+        out_channels: width G0 of the block outputs and the features.
         blocks: number D of residual dense blocks.
-        layers: convolutions C in each.
-        growth: channels G that each convolution adds.
+        layers: number C of convolutions per block.
+        growth: number G of channels that each convolution adds.
     """
 
     def __init__(self, out_channels: int = 64, blocks: int = 16, layers: int = 8, growth: int = 64) -> None:
@@ -38,6 +40,8 @@ class RDN(Encoder):
 
 
 class ResidualDenseBlock(nn.Module):
+    """Densely connected 3 x 3 convolutions, fused by a 1 x 1 convolution, with a skip connection."""
+
     def __init__(self, width: int, layers: int, growth: int) -> None:
         super().__init__()
         self.convs = nn.ModuleList(nn.Conv2d(width + i * growth, growth, 3, padding=1) for i in range(layers))

@@ -15,17 +15,22 @@ from lmf.grid import Size
 
 
 class SwinIR(Encoder):
-    """Windowed self-attention; the images it takes have sides that are multiples of ``window``.
+    """SwinIR encoder, with self-attention in shifted windows.
+
+    The sides of its images must be multiples of ``window``.
 
     Args:
         out_channels: width C of the features.
-        window: side of an attention window, even.
-        embed: width of the tokens, a multiple of every number of heads.
-        depths: attention blocks in each residual group (RSTB).
-        heads: attention heads in each group; as many numbers as ``depths``.
-        mlp_ratio: hidden width of a block's MLP over ``embed``.
-        drop_path: stochastic depth of the last block while training; it rises linearly from 0.
-        checkpoint: while training, recompute blocks in the backward pass instead of storing their activations.
+        window: side of an attention window in pixels, even.
+        embed: width E of the tokens, a multiple of every entry of ``heads``.
+        depths: number of attention blocks in each residual group (RSTB).
+        heads: number of attention heads in each group; as long as ``depths``.
+        mlp_ratio: hidden width of a block's MLP divided by ``embed``.
+        drop_path: rate of stochastic depth of the last block during training. The rate rises linearly from 0.
+        checkpoint: during training, recompute blocks in the backward pass instead of storing their activations.
+
+    Raises:
+        UserError: if ``window``, ``depths``, ``heads`` and ``embed`` do not fit these rules.
     """
 
     def __init__(
@@ -43,11 +48,11 @@ class SwinIR(Encoder):
         if window < 2 or window % 2:
             raise UserError(f"window must be even and at least 2, got {window}")
         if not depths or len(depths) != len(heads):
-            raise UserError(f"depths and heads must be equally long and not empty, got {depths} and {heads}")
+            raise UserError(f"depths and heads must be equally long and not empty, got {[*depths]} and {[*heads]}")
         if any(embed % n for n in heads):
-            raise UserError(f"embed must be a multiple of every number of heads, got {embed} and {heads}")
+            raise UserError(f"embed must be a multiple of every number of heads, got {embed} and {[*heads]}")
         self.multiple = self.window = window
-        # The first block of a group reaches across its window, each further one across the half that shifting adds.
+        # The first block of a group reaches across its window. Each further block adds the half window of the shift.
         self.receptive_field = 3 + sum(window - 1 + (depth - 1) * (window // 2) + 1 for depth in depths)
         rates = (drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths)))
         self.conv_first = nn.Conv2d(3, embed, 3, padding=1)
@@ -71,7 +76,7 @@ class SwinIR(Encoder):
     def forward(self, image: Tensor) -> Tensor:
         h, w = image.shape[-2:]
         if h % self.window or w % self.window:
-            raise ValueError(f"SwinIR takes sides that are multiples of {self.window}, got {h} x {w}")
+            raise ValueError(f"the sides of SwinIR's input must be multiples of {self.window}, got {h} x {w}")
         index = relative_index(self.window, image.device)
         mask = shift_mask((h, w), self.window, image.device)
         first = self.conv_first(image)  # (B, E, h, w)
@@ -84,7 +89,7 @@ class SwinIR(Encoder):
 
 
 class Group(nn.Module):
-    """Residual Swin transformer block (RSTB): blocks and a convolution around a skip, on (B, h, w, E)."""
+    """Residual Swin transformer block (RSTB) on (B, h, w, E): blocks, a convolution and a skip connection."""
 
     def __init__(self, blocks: Sequence[Block], embed: int, checkpoint: bool) -> None:
         super().__init__()
@@ -103,7 +108,10 @@ class Group(nn.Module):
 
 
 class Block(nn.Module):
-    """Window attention, then an MLP, each after a layer norm and around a skip. Odd blocks shift the windows."""
+    """Window attention and an MLP on (B, h, w, E), each after a layer norm and with a skip connection.
+
+    Every second block of a group shifts the windows by half their side.
+    """
 
     def __init__(self, embed: int, heads: int, window: int, hidden: int, shifted: bool, drop_path: float) -> None:
         super().__init__()
@@ -125,7 +133,7 @@ class Block(nn.Module):
         return x + self.dropped(self.mlp(self.norm2(x)))
 
     def dropped(self, branch: Tensor) -> Tensor:
-        """Stochastic depth: while training, whole images of the batch lose the branch."""
+        """Apply stochastic depth: during training, drop the branch for random images of the batch."""
         if not self.training or self.drop_path == 0:
             return branch
         keep = 1 - self.drop_path
@@ -133,7 +141,7 @@ class Block(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Multi-head attention inside windows of (B, h, w, E), with a bias per head and relative position."""
+    """Multi-head attention inside the windows of (B, h, w, E), with a bias per head and relative position."""
 
     def __init__(self, embed: int, heads: int, window: int) -> None:
         super().__init__()
@@ -158,7 +166,10 @@ class WindowAttention(nn.Module):
 
 
 def relative_index(window: int, device: torch.device) -> Tensor:
-    """Row of the bias table for each (query, key) of a window: ``(dy + n - 1) (2n - 1) + dx + n - 1``."""
+    """Return the row of the bias table for each (query, key) of a window of side n: int64 (n², n²).
+
+    The row of offset (dy, dx) is ``(dy + n - 1) (2n - 1) + dx + n - 1``.
+    """
     y = torch.arange(window, device=device)
     token = torch.cartesian_prod(y, y)  # (n², 2)
     offset = token[:, None] - token[None] + window - 1
@@ -166,7 +177,10 @@ def relative_index(window: int, device: torch.device) -> Tensor:
 
 
 def shift_mask(size: Size, window: int, device: torch.device) -> Tensor:
-    """-100 between tokens that only the cyclic shift brought into one window, else 0: (windows, n², n²)."""
+    """Return the attention mask of shifted windows of side n: (windows, n², n²).
+
+    It is -100 between tokens that only the cyclic shift brought into the same window, and 0 elsewhere.
+    """
     y, x = (_regions(n, window, device) for n in size)
     region = 3 * y[:, None, :, None] + x[None, :, None, :]  # (h / n, w / n, n, n)
     region = region.reshape(-1, window * window)
@@ -174,7 +188,10 @@ def shift_mask(size: Size, window: int, device: torch.device) -> Tensor:
 
 
 def _regions(n: int, window: int, device: torch.device) -> Tensor:
-    """Parts of a shifted axis, 0 before n - window, 1 before n - window / 2, 2 after: (n / window, window)."""
+    """Label the regions of a shifted axis of ``n`` tokens, by window: int64 (n / window, window).
+
+    The label is 0 before n - window, 1 before n - window / 2 and 2 after that.
+    """
     position = torch.arange(n, device=device)
     return ((position >= n - window).long() + (position >= n - window // 2)).view(-1, window)
 

@@ -1,9 +1,9 @@
-"""Pictures of any size in bounded memory: features tile by tile, latents strip by strip, colours band by band.
+"""Enlarging pictures of any size in bounded memory: features by tile, latents by strip, colours by band of rows.
 
-The result is that of `SRModel.render` up to float32 rounding: tiles and strips overlap by as much as encoder and
-decoder say they look around themselves (``receptive_field``), and coordinates keep their rounding (`lmf.grid.Strip`).
-Where a decoder knows no bound (non-local features), features are still made tile by tile, but latents are of the whole
-picture; where an encoder knows none, features are; a renderer that is not pointwise (CMSR) gets, and makes, the whole.
+The result equals `SRModel.render` up to float32 rounding. Tiles and strips overlap by the ``receptive_field`` of the
+encoder and the decoder, and coordinates keep their rounding (`lmf.grid.Strip`). If a decoder has no receptive field
+(non-local features), features are still computed by tile, but the latent covers the whole picture. If an encoder has
+none, the features cover it too. A renderer that is not pointwise (CMSR) receives and renders the whole picture.
 """
 
 from __future__ import annotations
@@ -21,24 +21,25 @@ from lmf.model import SRModel
 from lmf.renderers import Renderer
 
 TILE = 768
-LATENTS = 1 << 18  # decoded at a time
-PIXELS = 1 << 22  # rendered at a time
+LATENTS = 1 << 18  # per strip
+PIXELS = 1 << 22  # per band
 
 
 def bands(
     model: SRModel, lr: Tensor, size: Size, tile: int = TILE, renderer: Renderer | None = None
 ) -> Iterator[Tensor]:
-    """``model.render(lr, size)`` as bands of rows (B, 3, rows, W), top to bottom.
+    """Yield ``model.render(lr, size)`` in bands of rows (B, 3, rows, W), from top to bottom.
 
     Args:
+        model: the model to render with.
         lr: (B, 3, h, w) in network units.
         size: output (H, W).
-        tile: side of what the encoder sees at once, in LR pixels, not counting the overlap; it bounds memory. Smaller
-            pictures go through it whole.
-        renderer: instead of the model's.
+        tile: side of the encoder's tiles in LR pixels, without their overlap; bounds the memory. Smaller pictures are
+            encoded whole.
+        renderer: used instead of the model's renderer.
 
     Raises:
-        UserError: a tile smaller than 1.
+        UserError: if ``tile`` is smaller than 1.
     """
     if tile < 1:
         raise UserError(f"tile must be at least 1 pixel, got {tile}")
@@ -54,7 +55,7 @@ def bands(
     pixels = max(1, PIXELS // (len(lr) * cols)) if renderer.pointwise else rows
 
     def around(start: int, stop: int) -> tuple[int, int]:
-        """The LR rows that output rows ``start .. stop - 1`` depend on."""
+        """Return the range of LR rows that output rows ``start .. stop - 1`` depend on."""
         if reach is None:
             return 0, h
         return max(0, math.floor(start / scale) - margin), min(h, math.ceil(stop / scale) + margin)
@@ -71,7 +72,7 @@ def bands(
 
 
 def features(model: SRModel, image: Tensor, rows: tuple[int, int], tile: int) -> Tensor:
-    """Features (B, C, rows, w) of ``rows`` of ``image`` (B, 3, h, w), made tile by tile."""
+    """Compute the features (B, C, rows, w) of a range of ``rows`` of ``image`` (B, 3, h, w), tile by tile."""
     h, w = image.shape[-2:]
     top, bottom = rows
     field, step = model.encoder.receptive_field, model.encoder.multiple
@@ -97,7 +98,7 @@ def features(model: SRModel, image: Tensor, rows: tuple[int, int], tile: int) ->
 
 
 def cut(start: int, stop: int, step: int) -> list[tuple[int, int]]:
-    """``start .. stop`` in pieces of at most ``step``, as equal as they can be."""
+    """Split ``start .. stop`` into ranges of at most ``step``, as equal as possible."""
     count = math.ceil((stop - start) / step)
-    marks = [start + (stop - start) * i // count for i in range(count + 1)]
-    return list(pairwise(marks))
+    edges = [start + (stop - start) * i // count for i in range(count + 1)]
+    return list(pairwise(edges))

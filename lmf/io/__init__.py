@@ -1,18 +1,46 @@
 """Pictures in files and in memory."""
 
-from lmf.io.codecs import ImageError
-from lmf.io.convert import decompose
+from lmf.io.convert import Parts, decompose
+from lmf.io.formats import FORMATS, SUFFIXES, WRITABLE, ImageError, check_options, check_suffix, is_lossy
 from lmf.io.listing import list_pictures
-from lmf.io.pictures import SUFFIXES, check_writable, read, read_size, write, write_bands
+from lmf.io.metadata import Metadata
+from lmf.io.pictures import (
+    MAX_PIXELS,
+    Header,
+    Picture,
+    check_writable,
+    read,
+    read_header,
+    read_pages,
+    read_size,
+    write,
+    write_bands,
+    write_pages,
+)
+from lmf.io.tiff_writer import Page
 
 __all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
     "SUFFIXES",
+    "WRITABLE",
+    "Header",
     "ImageError",
+    "Metadata",
+    "Page",
+    "Parts",
+    "Picture",
+    "check_options",
+    "check_suffix",
     "check_writable",
     "decompose",
+    "is_lossy",
     "list_pictures",
     "read",
+    "read_header",
+    "read_pages",
     "read_size",
     "write",
     "write_bands",
+    "write_pages",
 ]

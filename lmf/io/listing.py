@@ -1,42 +1,40 @@
-"""Which pictures a folder holds."""
+"""Picture files below a folder."""
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from pathlib import Path
 
-from lmf.io.codecs import ImageError
-from lmf.io.pictures import SUFFIXES
+from lmf.io.formats import SUFFIXES, ImageError
 
 
 def list_pictures(root: str | Path) -> list[Path]:
-    """All files below ``root`` with a picture's suffix, at any depth, sorted by path.
+    """All picture files below ``root``, at any depth, sorted by path.
 
-    Links to folders are followed. A folder that can be reached in several ways is listed once, in preference by the
-    way without links, so links that form a loop do no harm. Hidden files and folders are left out.
+    Symbolic links are followed. A folder that several links lead to is listed once, under its own path where that is
+    below ``root``, so that loops end. Hidden files and folders are left out.
 
     Raises:
         ImageError: a folder that cannot be read.
     """
-    found: list[Path] = []
-    seen: set[Path] = set()
-    folders, links = [Path(root)], list[Path]()
-    while folders or links:
-        folder = folders.pop() if folders else links.pop(0)  # every real folder before the first link
-        real = folder.resolve()
-        if real in seen:
-            continue
-        seen.add(real)
+    found, seen = [], set()
+    folders = deque([Path(root)])
+    while folders:
+        folder = folders.popleft()
         try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as scan:
+                entries = [entry for entry in scan if not entry.name.startswith(".")]
         except OSError as error:
-            raise ImageError(f"cannot list the folder {folder}: {error.strerror or error}") from error
+            raise ImageError(f"cannot list {folder}: {error.strerror or error}") from error
         for entry in entries:
             path = folder / entry.name
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                (links if entry.is_symlink() else folders).append(path)
+            if entry.is_dir():  # links last, so that a folder's own path comes first
+                (folders.append if entry.is_symlink() else folders.appendleft)(path)
             elif path.suffix.lower() in SUFFIXES and entry.is_file():
                 found.append(path)
     return sorted(found)

@@ -134,6 +134,8 @@ def render_layers(
     if not out.numel():
         return
     module = ops.implementation(modulation, Weights(*mlp), encoding)
+    if not module.LAYERS:
+        raise ValueError("only the compiled CPU kernel renders in levels, which cannot serve these; ask layered before")
     module.render_layers(out, target, layers, modulation, code, extra, image, Weights(*mlp), encoding)
 
 

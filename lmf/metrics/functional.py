@@ -12,6 +12,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from lmf.errors import UserError
+
 Space = Literal["rgb", "y"]
 Protocol = Literal["div2k", "benchmark", "raw"]
 
@@ -27,9 +29,9 @@ def protocol_options(protocol: Protocol, scale: float) -> tuple[Space, int]:
     the whole picture.
     """
     if protocol not in get_args(Protocol):
-        raise ValueError(f"protocol must be one of {get_args(Protocol)}, got {protocol!r}")
+        raise UserError(f"protocol must be one of {get_args(Protocol)}, got {protocol!r}")
     if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"scale must be a positive number, got {scale}")
+        raise UserError(f"scale must be a positive number, got {scale}")
     if protocol == "raw":
         return "rgb", 0
     return ("rgb", math.ceil(scale) + 6) if protocol == "div2k" else ("y", math.ceil(scale))
@@ -82,7 +84,7 @@ def prepare(sr: Tensor, hr: Tensor, space: Space, shave: int, smallest: int) -> 
         raise ValueError(f"space must be one of {get_args(Space)}, got {space!r}")
     h, w = sr.shape[-2:]
     if shave < 0 or min(h, w) - 2 * shave < smallest:
-        raise ValueError(
+        raise UserError(
             f"a {h} x {w} picture without a border of {shave} pixels is {h - 2 * shave} x {w - 2 * shave}; "
             f"at least {smallest} x {smallest} must be left and the border cannot be negative"
         )

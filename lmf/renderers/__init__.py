@@ -1,4 +1,4 @@
-"""Renderers: a latent to a picture in bounded memory. They know no decoder class."""
+"""Renderers turn a latent into a picture in bounded memory, with any decoder."""
 
 from lmf.renderers.base import Renderer, Stats
 from lmf.renderers.cmsr import CMSR, TableError, Tables

@@ -1,4 +1,4 @@
-"""What every renderer is: a latent to a picture in bounded memory."""
+"""The base class of renderers, which turn a latent into a picture in bounded memory."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from lmf.grid import Grid
 
 @dataclass(frozen=True)
 class Stats:
-    """What was rendered of one picture.
+    """Statistics of the multi-scale rendering of one picture.
 
     Attributes:
-        levels: scales at which something was rendered, ascending.
-        rendered: pixels rendered at each of them.
-        pixels: of the output.
-        level_map: uint8 (h, w), for each latent the index in ``levels`` of its own level.
-        tried: pixels rendered beside those, to keep ``precision_db``.
-        precision_db: what was found then: PSNR against dense rendering, colours in [0, 1].
+        levels: scales at which pixels were rendered, ascending.
+        rendered: number of pixels rendered at each of them.
+        pixels: number of output pixels.
+        level_map: uint8 (h, w), index in ``levels`` of the level of each latent.
+        tried: number of additional pixels rendered to choose a table for a given precision.
+        precision_db: sampled PSNR in dB against dense rendering, colours in [0, 1]; None if it was not measured.
     """
 
     levels: tuple[float, ...]
@@ -34,46 +34,52 @@ class Stats:
 
     @property
     def share(self) -> float:
-        """Rendered pixels / output pixels."""
+        """Rendered pixels divided by output pixels."""
         return (sum(self.rendered) + self.tried) / self.pixels
 
 
 class Renderer:
-    """Renders the pixels of a grid from a latent.
+    """Base class of renderers, which render the pixels of a grid from a latent.
 
-    ``pointwise``: a pixel depends on nothing but the latents around it, so parts of a picture may be rendered one by
-    one. A renderer that is not pointwise is given whole pictures.
-
-    ``multi_scale``: it renders parts of a picture more coarsely. `watched` then says what it rendered, and results are
-    compared with dense rendering.
+    Attributes:
+        pointwise: whether a pixel depends only on the latents around it, so that a picture can be rendered in parts. A
+            renderer that is not pointwise always receives whole pictures.
+        multi_scale: whether it renders parts of a picture at a coarser scale. `watched` then collects statistics, and
+            results are compared with dense rendering.
     """
 
     pointwise: bool = False
     multi_scale: bool = False
 
     def __call__(self, decoder: Decoder, latent: Latent, target: Grid, cell: Tensor) -> Tensor:
-        """Picture (B, 3, rows, cols) of ``target`` in network units.
+        """Render the pixels of ``target``.
 
         Args:
-            decoder: made the latent.
-            latent: of a batch of B images.
+            decoder: the decoder that computed ``latent``.
+            latent: latent of a batch of B images.
             target: the pixels to render.
-            cell: (B, 2), see `Decoder.cell`.
+            cell: (B, 2) size of an output pixel in [-1, 1] units, see `Decoder.cell`.
+
+        Returns:
+            (B, 3, rows, cols) in network units [-1, 1], not clamped.
         """
         raise TypeError(f"{type(self).__name__} does not define __call__(decoder, latent, target, cell)")
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The options that change pictures, for those who log them."""
+        """Options that affect the picture, for logging."""
         return {}
 
     def check(self, model: nn.Module) -> None:
-        """Refuses a ``model`` that this renderer was not made for.
+        """Check that this renderer fits ``model``.
 
         Raises:
-            UserError: it cannot render its latents correctly.
+            UserError: if it cannot render the latents of ``model`` correctly.
         """
 
     def watched(self, stats: list[Stats]) -> Renderer:
-        """This renderer, appending to ``stats`` what it rendered of each picture; itself if it renders every pixel."""
+        """Return a renderer that appends the `Stats` of each picture to ``stats``.
+
+        A renderer that renders every pixel returns itself.
+        """
         return self

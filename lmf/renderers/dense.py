@@ -1,4 +1,4 @@
-"""Dense rendering: every output pixel is queried, in bounded memory."""
+"""Dense rendering, which queries every output pixel in bounded memory."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from lmf.renderers.base import Renderer
 
 
 class Dense(Renderer):
-    """Renders bands of rows, each of at most ``queries`` pixels of the whole batch (at least one row).
+    """Renders every output pixel, in bands of rows.
 
     A decoder that needs no temporaries (`Decoder.constant_memory`) renders the whole picture at once.
 
     Args:
-        queries: bounds the temporaries of the decoder; the picture itself is always kept whole.
+        queries: maximum number of pixels per band over the whole batch; a band has at least one row. It bounds the
+            temporaries of the decoder. The output is always kept whole.
+
+    Raises:
+        UserError: if ``queries`` is smaller than 1.
     """
 
     pointwise = True
@@ -30,7 +34,7 @@ class Dense(Renderer):
         self.queries = queries
 
     def __call__(self, decoder: Decoder, latent: Latent, target: Grid, cell: Tensor) -> Tensor:
-        """Picture (B, 3, rows, cols) of ``target`` in network units, float32; see `Renderer`."""
+        """Render ``target`` as float32 (B, 3, rows, cols) in network units; see `Renderer`."""
         if decoder.constant_memory:
             return decoder.render(latent, target, cell)
         h, w = target.size
@@ -40,7 +44,7 @@ class Dense(Renderer):
         return out
 
     def bands(self, decoder: Decoder, latent: Latent, target: Grid, cell: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-        """The same picture as (first row, end row, (B, 3, rows, cols)), top to bottom."""
+        """Yield bands as (first row, end row, pixels (B, 3, rows, cols)), from top to bottom."""
         h, w = target.size
         rows = max(1, self.queries // (len(cell) * w))
         for start in range(0, h, rows):

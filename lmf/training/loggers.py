@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from lmf.errors import needed
+from lmf.errors import UserError, needed
 from lmf.training.ranks import is_rank_zero
 from lmf.training.results import Results, column_names
 
@@ -32,7 +32,7 @@ def wandb_logger(
         options: for ``wandb.init``: project, name, group, tags, ...
     """
     if mode not in ("online", "offline", "disabled"):
-        raise ValueError(f"W&B mode must be online, offline or disabled, got {mode!r}")
+        raise UserError(f"W&B mode must be online, offline or disabled, got {mode!r}")
     if mode == "disabled":
         return None
     with needed("train"):

@@ -17,12 +17,15 @@ from torchmetrics import MetricCollection
 from lmf.checkpoint import FORMAT
 from lmf.decoders import Bicubic
 from lmf.encoders import Identity
+from lmf.errors import UserError
 from lmf.io.colour import from_network, to_network
 from lmf.metrics import PSNR, SSIM, Protocol
 from lmf.model import SRModel
 from lmf.training.results import Result
 
 Batch = dict[str, Any]
+
+CHECK_EVERY = 20  # steps between looks at whether all is finite, since a device has to wait for each
 
 
 class SRModule(L.LightningModule):
@@ -56,6 +59,7 @@ class SRModule(L.LightningModule):
         self.interval = interval
         self.seed = seed
         self.bicubic = SRModel(Identity(), Bicubic()) if baseline else None
+        self.losses_finite = torch.tensor(True)  # those of all steps; a tensor, for which no step need wait
         self.results: list[Result] = []  # of the latest validation or test, a row for each set
         self.metrics = nn.ModuleList()  # for each set: those of the model, then those of bicubic
 
@@ -75,8 +79,28 @@ class SRModule(L.LightningModule):
         feat = batch["feat"].float() if "feat" in batch else None
         rgb = self.model(to_network(batch["lr"]), batch["coord"], batch["cell"], feat)  # (B, Q, 3)
         loss = F.l1_loss(rgb.float(), to_network(batch["target"]))
+        self.losses_finite = self.losses_finite.to(loss.device) & loss.detach().isfinite()
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(rgb))
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if batch_idx % CHECK_EVERY == 0:
+            self.check_finite()
+
+    def check_finite(self) -> None:
+        """Stops training on all ranks if a loss or a weight on any of them is infinite or undefined.
+
+        Raises:
+            UserError: there is one.
+        """
+        finite = torch.stack(
+            [self.losses_finite.to(self.device), *(p.isfinite().all() for p in self.parameters())]
+        ).all()
+        if self.trainer.strategy.reduce_boolean_decision(not finite, all=False):
+            raise UserError(
+                f"the loss or weights are not finite after step {self.trainer.global_step}, training stops; the "
+                "checkpoints saved before are good: resume with a lower learning rate or with gradient clipping"
+            )
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor] | None:
         return self.test_step(batch, batch_idx, dataloader_idx)
@@ -141,6 +165,7 @@ class SRModule(L.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.check_finite()
         checkpoint["lmf"] = {"format": FORMAT, "config": self.model.config}
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from ..conftest import ROOT, TINY
@@ -78,6 +80,61 @@ def test_killed_and_resumed(tmp_path):
         assert torch.equal(expected[key], resumed[key]), key
 
 
+def snapshot(folder):
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_measuring_leaves_the_run_alone(tmp_path):
+    run(tmp_path, "experiment=lmf_edsr")
+    (trained,) = run_folders(tmp_path)
+    before = snapshot(trained)
+    test = ("experiment=lmf_edsr", "task=test", "data.limit=1", "data.crop=48", "data.scales=[2]")
+    for ckpt_path in (trained, "last"):
+        out = run(tmp_path, *test, f"ckpt_path={ckpt_path}").stdout
+        newest = run_folders(tmp_path)[-1]
+        assert f"results: {newest}" in out.replace("\n", "")
+        assert (newest / "results.json").is_file()
+        assert snapshot(trained) == before
+    assert len(run_folders(tmp_path)) == 3
+    refused = run(tmp_path, *test, "ckpt_path=last", f"hydra.run.dir={newest}", check=False)
+    assert refused.returncode == 1
+    assert "exists already" in refused.stdout + refused.stderr
+
+
+@pytest.mark.slow
+def test_a_sweep_notices_another_model_behind_init_from(tmp_path):
+    for name in "ab":
+        run(tmp_path, "experiment=lmf_edsr", f"name={name}", f"seed={ord(name)}")
+    first, second = (run_folders(tmp_path, name)[0] / "checkpoints" / "best.ckpt" for name in "ab")
+    donor = tmp_path / "a=b, c" / "checkpoints"
+    donor.mkdir(parents=True)
+    sweep = ("-m", "experiment=lmf_edsr", "name=s", f"init_from='{donor.parent}'", "schedule.optimizer.lr=1e-3,1e-4")
+    finished = []
+    for source in (first, first, second):
+        if source != first or not finished:
+            shutil.copy(source, donor / "best.ckpt")
+        finished.append(run(tmp_path, *sweep).stdout.count("finished before"))
+    assert finished == [0, 2, 0]
+
+
+@pytest.mark.ddp
+def test_started_ranks_take_awkward_paths(tmp_path, photos):
+    """Lightning starts the other ranks by a command line; paths in it keep their spaces, commas and quotes."""
+    folders = [tmp_path / name for name in ("a=b, (c)", "it's")]
+    for folder in folders:
+        shutil.copytree(photos, folder)
+    values = ",".join("'" + str(folder).replace("'", "\\'") + "'" for folder in folders)
+    run(tmp_path, "-m", "experiment=lmf_edsr", "trainer=ddp", "trainer.devices=2", "schedule.epochs=1", "data=folder",
+        f"data.val_root={photos}", "data.val_crop=48", f"data.root={values}")  # fmt: skip
+    (sweep,) = run_folders(tmp_path)
+    for job, folder in enumerate(folders):
+        assert yaml.safe_load((sweep / str(job) / "config.yaml").read_text())["data"]["root"] == str(folder)
+        assert (sweep / str(job) / "checkpoints" / "last.ckpt").is_file()
+    rows = list(csv.DictReader((sweep / "sweep.csv").open()))
+    assert [(row["data.root"], row["error"]) for row in rows] == [(str(folder), "") for folder in folders]
+
+
 @pytest.mark.ddp
 def test_two_processes_train_as_one(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
@@ -115,6 +172,24 @@ def test_two_processes_measure_as_one(tmp_path, photos):
         for key in ("psnr", "ssim", "bicubic_psnr"):
             assert second[key] == pytest.approx(first[key], abs=1e-6)
     assert out.count("images") == 1  # one table
+
+
+@pytest.mark.ddp
+def test_more_processes_than_pictures(tmp_path):
+    """Two pictures on three ranks: training and testing end, and measure what one process measures."""
+    same = ("data.scales=[4]", "data.protocol=raw", "data.lr=pil", "data.crop=48")  # as validation does
+    one, three = tmp_path / "one", tmp_path / "three"
+    ranks = ("trainer=ddp", "trainer.devices=3", "schedule.batch_size=3")
+    run(tmp_path, "experiment=lmf_edsr", f"hydra.run.dir={three}", *ranks, *same, "task.test=true")
+    run(tmp_path, "task=test", f"ckpt_path={three}", f"hydra.run.dir={one}", *same)
+    (expected,), (tested,) = (json.loads((folder / "results.json").read_text()) for folder in (one, three))
+    assert (expected["images"], tested["images"]) == (2, 2)
+    rows = csv.DictReader(next(three.glob("metrics/*/metrics.csv")).open())
+    validated = [row for row in rows if row.get("val/psnr")]
+    best = max(validated, key=lambda row: float(row["val/psnr"]))
+    for key in ("psnr", "ssim", "bicubic_psnr"):
+        assert tested[key] == pytest.approx(expected[key], abs=1e-6)
+        assert float(best[f"val/bundled_x4/{key}"]) == pytest.approx(expected[key], abs=1e-6)
 
 
 @pytest.mark.ddp

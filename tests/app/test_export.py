@@ -43,6 +43,7 @@ def test_a_run_becomes_a_file_with_a_card(compose, trained, tmp_path):
     card = checkpoint.read_card(file)
     assert (card["data"], card["licence"]) == ("scikit-image", "MIT")
     assert [step["schedule"]["name"] for step in card["recipe"]] == ["quick"]
+    assert card["version"] == lmf.__version__
     assert card["results"] == {"set5_x3.7": {"psnr": 31.2346, "bicubic_psnr": 28.0}}
     again = lmf.load(file).state_dict()
     assert all(torch.equal(value, again[key]) for key, value in model.state_dict().items())

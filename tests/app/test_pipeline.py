@@ -212,10 +212,12 @@ def test_a_job_leaves_no_wandb_run_to_the_next(compose, monkeypatch):
     assert finished == [0, 1]
 
 
-def test_an_experiment_means_its_model_in_the_box(compose, tmp_path, caplog):
+def test_an_experiment_means_its_pretrained_model(compose, tmp_path, caplog):
     caplog.set_level("INFO")
     options = ("experiment=lmf_edsr", "task=test", "scale=2", "data.limit=1", "data.crop=32", "callbacks.cost=null")
     pipeline.run(compose(*options, "logger.wandb.mode=disabled", output=tmp_path))
-    assert "no ckpt_path given: lm_liif_edsr, in the box" in caplog.text
+    assert "no ckpt_path given, model: " in caplog.text
+    assert "lm_liif_edsr.safetensors (EDSR + LMLIIF)" in caplog.text
+    assert f"results: {tmp_path}" in caplog.text
     (row,) = json.loads((tmp_path / "results.json").read_text())
     assert row["psnr"] > row["bicubic_psnr"] + 0.5

@@ -6,13 +6,14 @@ from rich.console import Console
 from torch.utils.flop_counter import register_flop_formula
 
 from lmf import SRModel
-from lmf.benchmark.cost import CONVENTION, count, latency, on_meta, table
+from lmf.benchmark.cost import CONVENTION, count, latency, on_meta
+from lmf.benchmark.tables import cost_table
 from lmf.decoders import DIIF, LIIF, LMLIIF, LMLTE, LTE, Bicubic, CiaoSR, LMCiaoSR
 from lmf.decoders.lte import fourier
 from lmf.encoders import EDSR, RDN, Identity, SwinIR
 from lmf.renderers import Dense
 
-# 10^9 MACs of the decoders as published, at 320 x 180
+# Published GMACs of the decoders at 320 x 180
 SCALES = (2, 3, 4, 6, 8, 12)
 PAPER = {
     LIIF: (318.7, 717.2, 1275.0, 2868.7, 5099.9, 11474.7),
@@ -22,8 +23,8 @@ PAPER = {
     CiaoSR: (1179.5, 2457.5, 4246.7, 9358.7, 16515.5, 36963.5),
     LMCiaoSR: (250.2, 253.0, 256.8, 267.8, 283.2, 327.1),
 }
-# Multiply-adds of the published code by hand: of every latent and every query (four neighbours), and how many of them
-# read the cell alone. Those it works out again for each latent or query, and we once for each image.
+# Multiply-adds of the published code, counted by hand: per latent and per query (four neighbours), and how many of them
+# depend on the cell alone. The published code computes those per latent or query, this one once per image.
 WIDE = 3 * 256 * 256  # between four layers
 
 
@@ -60,10 +61,10 @@ def tiny(decoder: torch.nn.Module | None = None) -> SRModel:
 
 @pytest.mark.parametrize("decoder", PAPER, ids=lambda decoder: decoder.__name__)
 def test_published_decoders(decoder):
-    """Stage by stage what is worked out by hand less what is shared, which added again gives what is published."""
+    """Each stage equals the manual count without the shared work; adding that work yields the published number."""
     model, latents, own = SRModel(EDSR(blocks=1), decoder()), 180 * 320, BY_HAND[decoder]
     per_latent, per_query = own.get("latent_cell", 0), own.get("query_cell", 0)
-    once = per_latent, per_query // 4  # the weights of one such product; four neighbours share it too
+    once = per_latent, per_query // 4  # computed once; the four neighbours share it as well
     for scale, published in zip(SCALES, PAPER[decoder], strict=True):
         cost = count(model, (180, 320), scale=scale)
         assert cost.queries == latents * scale**2
@@ -71,7 +72,7 @@ def test_published_decoders(decoder):
         if "latent" in own:
             assert cost.latent_macs == latents * (own["latent"] - per_latent) + once[0]
         theirs = cost.decoder_macs + latents * per_latent + cost.queries * per_query - sum(once)
-        # 17.348 stands as 17.4 in the table: it was rounded to two digits first.
+        # The published table shows 17.348 as 17.4, because it was first rounded to two decimals.
         assert round(round(theirs / 1e9, 2), 1) == published
 
 
@@ -83,14 +84,14 @@ def test_published_encoders(encoder, size, published):
 
 
 def test_swinir_pays_for_its_padding_only():
-    """180 rows become 184; the published evaluation adds a whole window where there is nothing to pad."""
+    """180 rows are padded to 184. The published evaluation adds a whole window even if no padding is needed."""
     padded, whole = (count(SRModel(SwinIR(), Bicubic(64)), (h, 320), scale=2).encoder_macs for h in (180, 184))
     assert padded == whole
 
 
 def test_fused_rendering_counts_as_plain():
     class Plain(LMLTE):
-        """As a method of its own would be written, without a fused form."""
+        """LM-LTE without a fused input encoding."""
 
         def render_input(self, code, rel, rel_cell):
             return fourier(code, rel, self.imphase(rel_cell[:, :1]))
@@ -102,7 +103,7 @@ def test_fused_rendering_counts_as_plain():
 
 @pytest.mark.parametrize(("slicing", "growth"), [("linear", 4.0), ("constant", 1.5)])
 def test_diif_grows_far_slower_than_the_picture(slicing, growth):
-    """From x2 to x8 pixels, and so LIIF's work, grow 16 times; rows 4 times."""
+    """From x2 to x8 the number of pixels, and with it LIIF's work, grows by 16, the number of rows by 4."""
     small, large = (count(SRModel(EDSR(blocks=1), DIIF(slicing=slicing)), (12, 16), scale=s) for s in (2, 8))
     assert 1 < large.decoder_macs / small.decoder_macs < growth
     assert large.decoder_macs < count(SRModel(EDSR(blocks=1), LIIF()), (12, 16), scale=8).decoder_macs / 10
@@ -200,7 +201,7 @@ def test_latency_and_memory_on_cuda():
 def test_table_states_the_convention(capsys):
     model = tiny()
     costs, timings = [count(model, (8, 12), scale=2)], [latency(model, (8, 12), scale=2)]
-    Console(width=80).print(table(costs, timings, "EDSR + LIIF"))
+    Console(width=80).print(cost_table(costs, timings, "EDSR + LIIF"))
     text = " ".join(capsys.readouterr().out.split())
     assert CONVENTION in text
     assert "24x16" in text

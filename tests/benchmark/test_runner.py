@@ -1,4 +1,4 @@
-"""Benchmarks: what is measured, in which order, and what is made of it."""
+"""Test the measurements of benchmarks, their order and the results derived from them."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from rich.console import Console
 
 from lmf import SRModel, kernels
 from lmf.app import pipeline
-from lmf.benchmark import cost, plots, runner, throughput
+from lmf.benchmark import cost, plots, runner, tables, throughput
 from lmf.benchmark.roofline import measure_peak
 from lmf.decoders import LIIF, LMLIIF
 from lmf.encoders import EDSR
@@ -78,7 +78,7 @@ def test_what_follows_from_seconds(models, monkeypatch):
     assert (row.encoder_s, row.latent_s, row.render_s, row.total_s, row.repeats) == (2, 4, 6, 12, 3)  # medians
     assert row.gflops == pytest.approx(2e-9 * row.macs / 12)
     assert row.render_gflops == pytest.approx(2e-9 * row.render_macs / 6)
-    # Encoder and rendering are bound by arithmetic on this machine, the latent, which has none, by memory.
+    # This machine limits encoder and rendering by arithmetic, and the latent, which has no MACs, by bandwidth.
     assert row.floor_s == pytest.approx(row.encoder_macs / 1e6 + row.latent_bytes / 1e7 + row.render_macs / 1e6)
 
 
@@ -150,7 +150,7 @@ def test_files_hold_one_row_per_case(models, machine, monkeypatch, tmp_path):
             assert min(plot.size) > 200
     assert {p.name for p in tmp_path.glob("*.png")} == {"benchmark_4x6.png", "benchmark_8x6.png", "roofline.png"}
     text = io.StringIO()
-    Console(file=text, width=100).print(*runner.tables(rows))
+    Console(file=text, width=100).print(*tables.benchmark_tables(rows))
     assert text.getvalue().count("lm_liif") == 4
     assert "6x4" in text.getvalue()
 
@@ -161,7 +161,7 @@ def test_the_task(compose, tmp_path, fused, machine, capsys):
     pipeline.run(compose(*TINY, *options))
     records = json.loads((tmp_path / "run" / "benchmark.json").read_text())
     assert [r["backend"] for r in records] == ["fused", "reference", "torch"] * 2
-    assert records[2]["encoder_params"] == 0  # bicubic comes with no encoder
+    assert records[2]["encoder_params"] == 0  # bicubic has no encoder
     training = json.loads((tmp_path / "run" / "training.json").read_text())
     assert training["batch_size"] == 4
     assert training["step_images_s"] > 0

@@ -52,13 +52,13 @@ def model():
             },
         }
     ).eval()
-    model.decoder.imnet.layers[-1].weight.data *= 0.1  # like a trained one: near the input, with details added
+    model.decoder.imnet.layers[-1].weight.data *= 0.1  # stays close to the input, like a trained model
     return model
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Seven small crops of a photograph."""
+    """Return seven small crops of a photograph."""
     from skimage.data import astronaut
 
     folder = tmp_path_factory.mktemp("photos")
@@ -86,7 +86,7 @@ def test_tables_are_tried_as_they_will_be_used(model):
 
 
 def test_measured_error_is_that_of_pictures(model):
-    """Against whole pictures; sums over latents lose nothing."""
+    """The sums over latents equal those over whole pictures."""
     lr = torch.rand(1, 3, 7, 9)
     errors = measure(model, lr[0], (42, 54), LEVELS)
     lr = lr * 2 - 1
@@ -96,7 +96,7 @@ def test_measured_error_is_that_of_pictures(model):
     coarse = torch.nn.functional.interpolate(
         model.render(lr, (21, 27)).detach(), (42, 54), mode="bilinear", align_corners=False
     )
-    # Latents belong to the target's cell at both; up to x4 this decoder's cell is the level's own.
+    # The latent uses the target's cell for both levels. Up to x4 the decoder does not clip the level's cell.
     with torch.inference_mode():
         cell = model.decoder.cell(model.target((7, 9), (42, 54)), (7, 9), 1, lr.device)
         latent = model.latent(lr, cell)
@@ -167,7 +167,7 @@ def test_promise_is_kept_on_the_pictures_it_was_learnt_from(model, photos, tmp_p
                 mse = (out - Dense()(model.decoder, latent, target, cell)).square().mean().item()
             precision.append(psnr(max(mse, 1e-12)))
             rendered += stats.share / 7
-        assert np.mean(precision) > psnr(threshold) - 1  # boundaries between levels are not in the estimate
+        assert np.mean(precision) > psnr(threshold) - 1  # the estimate ignores the boundaries between levels
         assert rendered == pytest.approx(share, abs=0.02)
 
 
@@ -214,7 +214,7 @@ def test_other_pictures_or_weights_start_anew(model, photos, tmp_path, monkeypat
 
 
 def synthetic(estimator, factor, unit=1):
-    """Thirty-two pictures of errors that grow with intensity; those of the last are ``factor`` times as large."""
+    """Return 32 pictures whose errors grow with intensity; the last one's are ``factor`` times as large."""
     states = []
     for i in range(32):
         rng, state = np.random.default_rng(i), estimator.empty()
@@ -227,7 +227,7 @@ def synthetic(estimator, factor, unit=1):
 
 
 def outcomes(estimator, proposed, states):
-    """What the pictures of `synthetic` look like when rendered with the ``proposed`` tables."""
+    """Return the outcome of rendering the pictures of `synthetic` with the ``proposed`` tables."""
     centre, found = np.minimum(estimator.edges, 2 * estimator.edges[-2]) * 0.98, []
     for state in states:
         pixels, squares = state["pixels"][0], np.pad(state["squares"][0], ((0, 1), (0, 0)))
@@ -243,7 +243,7 @@ def outcomes(estimator, proposed, states):
 
 
 def test_intensities_may_exceed_one():
-    """Eight times as intense latents get eight times the bounds."""
+    """Multiplying all intensities by eight multiplies the bounds by eight."""
     levels, thresholds = [1, 2, 3, 4], [1e-6 * 1.6**i for i in range(20)]
     found = []
     for factor in (1, 8):

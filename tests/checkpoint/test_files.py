@@ -1,5 +1,7 @@
+import errno
 import json
 import pickle
+import resource
 
 import pytest
 import torch
@@ -58,6 +60,19 @@ def test_save_leaves_nothing_behind_when_it_fails(model, tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_disk_error_while_saving_has_its_number(model, tmp_path):
+    """A real one: no file of this process may grow beyond a page."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        with pytest.raises(OSError, match="File too large") as error:
+            checkpoint.save(model, tmp_path / "m.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.value.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_authors_pth_and_notes(tmp_path, capsys):
     spec = {
         "name": "lmliif",
@@ -112,7 +127,7 @@ def write_files(folder):
         ("text.ckpt", "not a checkpoint|safe unpickling"),
         ("empty.pth", "damaged"),
         ("text.safetensors", "damaged"),
-        ("model.onnx", "unknown kind"),
+        ("model.onnx", "not a checkpoint: a text file"),
         ("other.ckpt", "another project"),
         ("list.pth", "holds a list"),
         ("partial.pth", "not a checkpoint of the authors"),
@@ -156,6 +171,18 @@ def test_weights_that_do_not_fit(model, tmp_path):
 def test_build_refuses(decoder, message):
     with pytest.raises(ValueError, match=message):
         checkpoint.build({**TINY, "decoder": decoder})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(model, tmp_path, value):
+    model.decoder.imnet.layers[0].weight.data[0, 0] = value
+    checkpoint.save(model, tmp_path / "m.safetensors")
+    lightning = {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
+    torch.save({"lmf": {"format": 1, "config": model.config}, "state_dict": lightning}, tmp_path / "m.ckpt")
+    for name in ("m.safetensors", "m.ckpt"):
+        with pytest.raises(CheckpointError, match=f"{name}: NaN or infinite weights in 1 of .*imnet") as error:
+            lmf.load(tmp_path / name)
+        assert "\n" not in str(error.value)
 
 
 def test_published_checkpoint(shared):

@@ -5,6 +5,7 @@ import stat
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -86,6 +87,21 @@ def test_fresh(server: Server, tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "new") == ["PHOTOS"]
     source.prepare()
     assert len(server.asked) == 1
+
+
+def test_two_at_once_download_once(server: Server, tmp_path: Path) -> None:
+    start = threading.Barrier(4)
+
+    def prepare() -> None:
+        start.wait()
+        Archive(tmp_path, "PHOTOS", server.url, md5(server.data)).prepare()
+
+    with ThreadPoolExecutor(4) as pool:
+        for made in [pool.submit(prepare) for _ in range(4)]:
+            made.result()
+    assert len(server.asked) == 1
+    assert sorted(os.listdir(tmp_path / "PHOTOS")) == ["a.png", "b.png"]
+    assert os.listdir(tmp_path) == ["PHOTOS"]
 
 
 @pytest.mark.parametrize("ranges", [True, False])

@@ -12,7 +12,7 @@ def attention():
 
 
 def by_hand(module, feat):
-    """The definition, patch by patch, on one image (C, h, w)."""
+    """Compute the definition patch by patch for one image (C, h, w)."""
     c, height, width = feat.shape
     h, w = height + height % 2, width + width % 2
     feat = np.pad(feat, ((0, 0), (0, h - height), (0, w - width)), mode="reflect")
@@ -59,7 +59,7 @@ def test_is_its_definition(attention, size):
 
 @torch.no_grad()
 def test_tiles_have_a_margin_inside_the_image(attention):
-    """60 x 100: one tile of rows, two of columns, the last stretching to the border."""
+    """60 x 100 has one tile of rows and two of columns; the last one extends to the border."""
     feat = torch.rand(1, 4, 60, 100, dtype=torch.float64)
     left = attention.attend(feat[..., :49])[..., :48]
     right = attention.attend(feat[..., 47:])[..., 1:]

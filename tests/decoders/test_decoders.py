@@ -64,15 +64,17 @@ def test_lte_plus_is_lte_with_its_frequencies_by_axis():
 
 @torch.no_grad()
 def test_ciaosr_neighbours_follow_its_own_shift():
-    """(1 - cell) / (n - 1), a little more than half a latent cell, wherever the ensemble takes half of one: near the
-    middle of a latent the two disagree."""
+    """CiaoSR shifts by (1 - cell) / (n - 1), slightly more than the half latent cell of the ensemble.
+
+    Near the centre of a latent the two select different neighbours.
+    """
     torch.manual_seed(0)
     decoder = decoders.CiaoSR(4, [8], [8], [8])
     latent = decoder.latent(torch.rand(1, 4, 4, 4), torch.rand(1, 3, 4, 4), torch.tensor([[0.01, 0.01]]))
     seen = []
     decoder.imnet_k.register_forward_hook(lambda module, args, out: seen.append(args[0][0, 0, -4:-2]))
     decoder.decode(latent, torch.tensor([[[0.24, 0.26]]]), torch.tensor([[0.01, 0.01]]))
-    rel = torch.stack(seen).numpy()  # of the four neighbours
+    rel = torch.stack(seen).numpy()  # one row per neighbour
     step = (1 - 0.01) / 3
     centres = np.array([-0.75, -0.25, 0.25, 0.75])
     nearest = [[centres[np.abs(centres - (c + sign * step)).argmin()] for sign in (-1, 1)] for c in (0.24, 0.26)]

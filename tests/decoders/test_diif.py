@@ -32,7 +32,7 @@ def test_pixel_span_is_the_pixels_whose_centres_lie_in_the_cell(size):
 @torch.no_grad()
 @pytest.mark.parametrize("slicing", ["linear", "constant"])
 def test_is_coarse_then_fine_layers(slicing):
-    """Each pixel by itself: slice ends found by listing the pixels of its latent, both MLPs applied plainly."""
+    """Compute each pixel separately: list the pixels of its latent for the slice ends and apply both MLPs directly."""
     model, size, (h, w) = decoder(slicing), (9, 13), (3, 4)
     target, feat = Grid.of(*size), torch.rand(1, 4, h, w)
     coord, cell = target.coord()[None], torch.tensor([target.cell])
@@ -62,7 +62,7 @@ def test_a_query_depends_on_no_other(slicing):
 @torch.no_grad()
 @pytest.mark.parametrize(("slicing", "most"), [("linear", 4.5), ("constant", 1.5)])
 def test_cost_grows_far_slower_than_pixels(slicing, most):
-    """From x2 to x8 there are 16 times as many pixels."""
+    """An enlargement by 8 has 16 times as many pixels as one by 2."""
     model = DIIF(slicing=slicing)
     macs = []
     for scale in (2, 8):

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+INLINE = re.compile(r"(?<!`)`((?:lmf|make|pip|python) [^`]+)`(?!`)")
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 
 
@@ -63,11 +64,11 @@ def parse(line: str, page: str = "") -> Iterator[Command]:
 
 
 def commands() -> list[Command]:
-    """All commands of all pages, each once."""
+    """All commands of all pages, in bash blocks and in the prose, each once."""
     found: dict[Command, None] = {}
     for page in PAGES:
-        for language, text in blocks(page):
-            if language == "bash":
-                for line in text.replace("\\\n", " ").splitlines():
-                    found |= dict.fromkeys(parse(line, str(page.relative_to(ROOT))))
+        scripts = [text for language, text in blocks(page) if language == "bash"]
+        spans = [span for span in INLINE.findall(prose(page)) if span != "lmf upscale"]  # the name, not a command
+        for line in "\n".join([*scripts, *spans]).replace("\\\n", " ").splitlines():
+            found |= dict.fromkeys(parse(line, str(page.relative_to(ROOT))))
     return list(found)

@@ -13,7 +13,7 @@ def parameters(module):
 
 
 def test_parameter_counts():
-    """Published sizes; EDSR without the 24 frozen numbers of two layers that its authors never apply."""
+    """Parameter counts match the published ones, without EDSR's 24 frozen parameters of two unused layers."""
     assert parameters(EDSR()) == 1_220_440 - 24
     assert parameters(RDN()) == 21_973_952
     assert parameters(SwinIR()) == 11_603_044
@@ -59,10 +59,10 @@ def test_relative_index_is_row_major_offsets():
 
 
 def test_shift_mask_separates_what_was_not_adjacent():
-    """After rolling by half a window, two tokens of a window attend to each other if no edge lies between."""
+    """After rolling by half a window, two tokens attend to each other only if no picture edge lies between them."""
     h, w, n = 12, 8, 4
     mask = shift_mask((h, w), n, torch.device("cpu")).numpy()
-    rows, cols = (np.roll(np.arange(size), -n // 2) for size in (h, w))  # where rolled tokens come from
+    rows, cols = (np.roll(np.arange(size), -n // 2) for size in (h, w))  # original positions of the rolled tokens
     for window in range(len(mask)):
         top, left = window // (w // n) * n, window % (w // n) * n
         y, x = (a.ravel() for a in np.meshgrid(rows[top : top + n], cols[left : left + n], indexing="ij"))

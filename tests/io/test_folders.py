@@ -1,8 +1,11 @@
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from lmf.io.files import making_folder
+from lmf.io.files import locked, making_folder, replacing, write_text
 
 
 def test_a_folder_appears_complete(tmp_path: Path) -> None:
@@ -29,6 +32,35 @@ def test_the_first_of_two_makers_wins(tmp_path: Path) -> None:
             (quick / "file").write_text("quick")
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
     assert (tmp_path / "made/file").read_text() == "quick"
+
+
+@pytest.mark.parametrize(("writer", "half"), [(making_folder, "(t / 'file')"), (replacing, "t")])
+def test_what_a_killed_process_left_is_removed(writer, half, tmp_path: Path) -> None:
+    code = (
+        f"import os, pathlib, signal; from lmf.io.files import {writer.__name__} as writer\n"
+        "with writer(pathlib.Path('made')) as t:\n"
+        f"    {half}.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == -signal.SIGKILL
+    assert len([*tmp_path.iterdir()]) == 1
+    with making_folder(tmp_path / "made") as working:
+        assert [*tmp_path.iterdir()] == [working]
+        with making_folder(tmp_path / "made"):
+            assert working.is_dir()  # in use
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_long_names_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("ü" * 127)
+    write_text(path, "whole")
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
+    with locked(tmp_path) as first, locked(tmp_path, wait=False) as second:
+        assert (first, second) == (True, False)
+    with locked(tmp_path, wait=False) as free:
+        assert free
 
 
 def test_a_file_of_that_name_is_an_error(tmp_path: Path) -> None:

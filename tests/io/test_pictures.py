@@ -32,7 +32,7 @@ def model() -> SRModel:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_arrays_survive_a_round_trip(shape: tuple[int, ...], dtype: str) -> None:
     array = picture(shape, dtype)
-    colour, restore = io.decompose(array)
+    (colour, *_), compose = io.decompose(array)
     assert colour.shape == (1, 3, 5, 7)
     assert colour.dtype == torch.float32
     assert colour.contiguous(memory_format=torch.channels_last).stride() == (105, 1, 21, 3)  # convolutions go by that

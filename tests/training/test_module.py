@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -13,6 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lmf import SRModel
+from lmf.app import pipeline
 from lmf.data.evaluation import EvalSet
 from lmf.data.loader import eval_loader
 from lmf.data.sources import Folder
@@ -156,3 +158,36 @@ def test_rows_are_the_same_on_any_number_of_ranks(folder, tmp_path):
         text = ("set", "protocol")
         assert [row.pop(name) for name in text] == [other.pop(name) for name in text] == ["folder", "raw"]
         assert row == pytest.approx(other, rel=1e-12)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_checkpoint(compose, tmp_path, monkeypatch,
+                                                                               caplog, epoch):  # fmt: skip
+    """From the middle of an epoch on the targets are nan."""
+    training_step = SRModule.training_step
+
+    def step(self, batch, batch_idx):
+        if self.trainer.current_epoch == epoch and batch_idx >= 3:
+            batch["target"] = batch["target"] * float("nan")
+        return training_step(self, batch, batch_idx)
+
+    monkeypatch.setattr(SRModule, "training_step", step)
+    with pytest.raises(SystemExit) as status:
+        pipeline.run(compose(*TINY, "schedule.save_every=1"))
+    assert status.value.code == 1
+    (message,) = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+    assert f"not finite after step {6 * epoch + 4}, training stops" in message
+    assert "\n" not in message
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 6 * epoch + 3
+    assert all(x.isfinite().all() for x in saved["state_dict"].values() if x.is_floating_point())
+
+
+def test_the_loss_is_looked_at_between_checkpoints(compose, tmp_path, caplog):
+    options = ("schedule.save_every=1000", "schedule.iterations=100")
+    with pytest.raises(SystemExit):
+        pipeline.run(compose(*TINY, *options, "schedule.optimizer.lr=1e38"))
+    (message,) = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+    step = int(re.search(r"not finite after step (\d+), training stops", message)[1])
+    assert step <= 21
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))

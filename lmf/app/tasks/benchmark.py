@@ -16,9 +16,11 @@ from rich.console import Console
 from rich.progress import track
 
 from lmf import checkpoint
+from lmf.app import runs
 from lmf.app.tasks.common import build, device_of, make_renderer, save_config
 from lmf.app.tasks.trainer import quieten
-from lmf.benchmark import plots, runner, throughput
+from lmf.benchmark import plots, runner, tables, throughput
+from lmf.errors import UserError
 from lmf.io.files import write_text
 from lmf.model import SRModel
 from lmf.training.module import SRModule
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 
 def run(config: DictConfig) -> None:
     task, output = config.task, Path(config.paths.output)
+    runs.check_output(output)
     device = device_of(config)
     models = {str(name): find(config, str(name)).to(device) for name in task.models}
     sizes = [pair(size) for size in task.sizes]
@@ -46,7 +49,7 @@ def run(config: DictConfig) -> None:
         rows = runner.count(models, runner.plan(models, sizes, task.scales, task.backends[:1]))
     runner.save(rows, output)
     plots.save(rows, output)
-    Console(width=max(Console().width, 100)).print(*runner.tables(rows))
+    Console(width=max(Console().width, 100)).print(*tables.benchmark_tables(rows))
     if task.time:
         peak, bandwidth = rows[0].peak_gflops, rows[0].peak_gbs
         log.info(
@@ -89,7 +92,7 @@ def find(config: DictConfig, name: str) -> SRModel:
     try:
         path = checkpoint.find(name)
     except checkpoint.CheckpointError as error:
-        raise ValueError(f"task.models must be some of {', '.join(task.decoders)}, or checkpoints; {error}") from None
+        raise UserError(f"task.models must be some of {', '.join(task.decoders)}, or checkpoints; {error}") from None
     model = checkpoint.load(path, trust=config.trust)
     model.renderer = make_renderer(config, model, path)
     return model
@@ -97,5 +100,5 @@ def find(config: DictConfig, name: str) -> SRModel:
 
 def pair(size: Any) -> tuple[int, int]:
     if len(size) != 2:
-        raise ValueError(f"task.sizes must be [[height,width], ...], got {size}")
+        raise UserError(f"task.sizes must be [[height,width], ...], got {size}")
     return int(size[0]), int(size[1])

@@ -10,20 +10,21 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from lmf import checkpoint
 from lmf.app.tasks.common import checkpoint_file, load
 from lmf.calibration.loop import Pictures, calibrate, overview
 from lmf.data import DataError, Folder
+from lmf.errors import UserError
 from lmf.renderers.cmsr import tables
 
 log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig) -> None:
+    path = checkpoint_file(config)
+    if config.output is None and config.ckpt_path is None:
+        raise UserError(f"{path} has tables already; give output=FILE.cmsr.yaml for others, or ckpt_path=MODEL")
     model = load(config)
-    if config.ckpt_path is None:
-        raise ValueError(f"which model? give ckpt_path=: {checkpoint.SOURCES}")
-    output = Path(config.output) if config.output else tables.beside(checkpoint_file(config))
+    output = Path(config.output) if config.output else tables.beside(path)
     source = Folder(config.input) if config.input else instantiate(config.data.train)
     if source is None:
         raise DataError("this data has no training pictures; give input=FOLDER")

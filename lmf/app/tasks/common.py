@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
 
 from lmf import checkpoint
 from lmf.app import runs
+from lmf.app.overrides import split
+from lmf.errors import UserError
+from lmf.io.files import write_text
 from lmf.model import SRModel
 from lmf.renderers import Renderer
 from lmf.renderers.cmsr import tables
@@ -34,31 +40,107 @@ def build(config: DictConfig) -> SRModel:
 
 
 def load(config: DictConfig) -> SRModel:
-    """The model of ``ckpt_path``, rendered as ``config.renderer`` says; without one, that which is in the box for the
-    experiment, or what ``config`` describes if that needs no weights."""
-    if config.ckpt_path is None and config.pretrained is None:
+    """The trained model that a task works on, rendered as ``config.renderer`` says; ``config`` then describes it.
+
+    ``config.encoder``, ``config.decoder`` and ``config.ckpt_path`` become those of the model, so that a record of
+    ``config`` is one of the model that ran. Where no model is chosen (see `source`), the encoder and decoder of
+    ``config`` are built if they need no weights, as bicubic interpolation does.
+
+    Raises:
+        UserError: no model is chosen, or overrides or the experiment contradict it.
+    """
+    chosen = source(config)
+    if chosen is None:
         model = build(config)
         if any(True for _ in model.parameters()):
-            raise ValueError(f"which model? give ckpt_path=: {checkpoint.SOURCES}")
+            experiment = experiment_of(config)
+            reason = f"experiment={experiment} has no pretrained one; " if experiment else ""
+            raise UserError(f"which model? {reason}give ckpt_path=: {checkpoint.SOURCES}")
         return model.eval()
-    path = checkpoint_file(config)
+    path = checkpoint.find(chosen)
     model = checkpoint.load(path, trust=config.trust)
+    check_parts(config, model, path)
+    given = "" if config.ckpt_path is not None else "no ckpt_path given, "
+    with open_dict(config):
+        for part in ("encoder", "decoder"):
+            config[part] = (model.config or {})[part]
+        config.ckpt_path = str(path)
+    if is_rank_zero():
+        log.info(f"{given}model: {path} ({type(model.encoder).__name__} + {type(model.decoder).__name__})")
     model.renderer = make_renderer(config, model, path)
     return model
 
 
+def source(config: DictConfig) -> str | Path | None:
+    """What the trained model of a task is loaded from: the one rule for every task but training.
+
+    1. ``ckpt_path``, where ``last`` is the last run under ``runs/name``;
+    2. else ``pretrained``, which an experiment with a trained model names;
+    3. else, without an experiment, what the task names: ``lm_liif_edsr`` for ``task=upscale``;
+    4. else nothing: None.
+
+    Raises:
+        UserError: ``last``, and there is no run yet.
+    """
+    if config.ckpt_path == "last":
+        last = runs.last_run(Path(config.paths.runs, config.name))
+        if last is None:
+            raise UserError(f"ckpt_path=last: no run of {config.name} yet; give experiment=NAME or a path")
+        return last
+    if config.ckpt_path is not None:
+        return config.ckpt_path
+    if config.pretrained is not None:
+        return config.pretrained
+    return config.task.get("pretrained") if experiment_of(config) is None else None
+
+
+def experiment_of(config: DictConfig) -> str | None:
+    """The experiment that the command line chose."""
+    return HydraConfig.get().runtime.choices.get("experiment")
+
+
 def checkpoint_file(config: DictConfig) -> Path:
-    """The file that ``ckpt_path``, or else ``pretrained``, means."""
-    path = config.ckpt_path
-    if path is None:
-        path = config.pretrained
-        log.info(f"no ckpt_path given: {path}, in the box")
-    if path == "last":
-        experiment = HydraConfig.get().runtime.choices.get("experiment") or config.name
-        path = runs.last_run(Path(config.paths.runs, experiment))
-        if path is None:
-            raise ValueError(f"ckpt_path=last: no run of {experiment} yet; give experiment=NAME or a path")
-    return checkpoint.find(path)
+    """The file of the trained model that a task works on.
+
+    Raises:
+        UserError: none is chosen, see `source`.
+    """
+    chosen = source(config)
+    if chosen is None:
+        raise UserError(f"which model? give ckpt_path=: {checkpoint.SOURCES}")
+    return checkpoint.find(chosen)
+
+
+def check_parts(config: DictConfig, model: SRModel, path: Path) -> None:
+    """Refuses an experiment, and overrides of encoder or decoder, that do not describe the loaded ``model``.
+
+    The weights decide what the model is. Overrides that agree with it are allowed, so that the command that trained
+    a model also measures it.
+    """
+    wanted: dict[str, Any] = {p: OmegaConf.to_container(config[p], resolve=True) for p in ("encoder", "decoder")}
+    actual = {part: options(getattr(model, part), (model.config or {})[part]) for part in wanted}
+    wrong = []
+    for override in HydraConfig.get().overrides.task:
+        part, _, key = split(override)[0].partition(".")
+        if part in wanted:
+            first = (key or "_target_").partition(".")[0]
+            if wanted[part].get(first, ...) != actual[part].get(first, ...):
+                wrong.append(override)
+    if wrong:
+        raise UserError(f"{', '.join(wrong)}: cannot change the model of {path}, which is {actual}; leave it out")
+    experiment = experiment_of(config)
+    for part in wanted:
+        if experiment is not None and wanted[part]["_target_"] != actual[part]["_target_"]:
+            raise UserError(
+                f"experiment={experiment} has the {part} {wanted[part]['_target_']}, {path} holds a "
+                f"{actual[part]['_target_']}; leave the experiment out or give one of its models"
+            )
+
+
+def options(part: nn.Module, config: dict[str, Any]) -> dict[str, Any]:
+    """``config`` of an encoder or decoder with the defaults of its class, in plain types."""
+    defaults = {k: p.default for k, p in inspect.signature(type(part)).parameters.items() if p.default is not p.empty}
+    return json.loads(json.dumps({**defaults, **config}))
 
 
 def make_renderer(config: DictConfig, model: SRModel, path: Path) -> Renderer:
@@ -86,7 +168,7 @@ def save_config(config: DictConfig, output: Path) -> None:
     while path.exists():
         number += 1
         path = output / f"config-{number}.yaml"
-    path.write_text(OmegaConf.to_yaml(config, resolve=True))
+    write_text(path, OmegaConf.to_yaml(config, resolve=True))
 
 
 def check_data(datamodule: SRDataModule, stage: Literal["fit", "test"]) -> None:

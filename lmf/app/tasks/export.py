@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +11,31 @@ import yaml
 from omegaconf import DictConfig
 
 from lmf import checkpoint
+from lmf.app import version
 from lmf.app.tasks.common import checkpoint_file, load
+from lmf.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig) -> None:
-    if config.ckpt_path is None:
-        raise ValueError(f"which model? give ckpt_path=: {checkpoint.SOURCES}")
     output = Path(config.output)
     if output.suffix != ".safetensors":
-        raise ValueError(f"output={output}: must end in .safetensors")
+        raise UserError(f"output={output}: must end in .safetensors")
     source = checkpoint_file(config)
-    card: dict[str, Any] = checkpoint.read_card(source) if source.suffix == ".safetensors" else recipe(source)
-    card |= facts(config.card)
+    card = known(source) | facts(config.card)
     for file in config.results:
         card.setdefault("results", {}).update(results(Path(file)))
     model = load(config)
     output.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(model, output, card, half=config.half)
     log.info(f"{output}: {output.stat().st_size / 2**20:.1f} MiB, {', '.join(card) or 'an empty card'}")
+
+
+def known(source: Path) -> dict[str, Any]:
+    """What the checkpoint at ``source`` says about itself. A card keeps the version it was first written with."""
+    card = checkpoint.read_card(source) if source.suffix == ".safetensors" else recipe(source)
+    return card if {"version", "commit"} & card.keys() else card | version.facts()
 
 
 def recipe(source: Path) -> dict[str, Any]:
@@ -50,25 +54,19 @@ def recipe(source: Path) -> dict[str, Any]:
             },
         )
         path = checkpoint.find(init_from) if init_from and Path(init_from).exists() else None
-    return {"recipe": steps, **commit()} if steps else {}
-
-
-def commit() -> dict[str, str]:
-    """Which commit of the code is at work, if that is known."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return {"commit": subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()}
-    except (OSError, subprocess.CalledProcessError):
-        return {}
+    return {"recipe": steps} if steps else {}
 
 
 def facts(path: str | None) -> dict[str, Any]:
     """The content of a card file."""
     if path is None:
         return {}
-    content = yaml.safe_load(Path(path).read_text())
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"card={path}: not readable as YAML ({one_line(error, limit=200)})") from error
     if not isinstance(content, dict):
-        raise ValueError(f"card={path}: must be a mapping, such as 'data: my photographs'")
+        raise UserError(f"card={path}: must be a mapping, such as 'data: my photographs'")
     return content
 
 
@@ -80,5 +78,5 @@ def results(path: Path) -> dict[str, dict[str, float]]:
             f"{row['set']}_x{row['scale']:g}": {k: round(v, 4) for k, v in row.items() if k.endswith(("psnr", "ssim"))}
             for row in rows
         }
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"results={path}: not a results.json of task=test") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"results={path}: not a results.json of task=test ({one_line(error, limit=200)})") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from lmf.app import runs
 from lmf.app.tasks.common import build, check_data, device_of, save_config
 from lmf.app.tasks.test import report
 from lmf.app.tasks.trainer import make_trainer
+from lmf.errors import UserError, one_line
 from lmf.model import SRModel
 from lmf.training.module import SRModule
 
@@ -40,6 +40,7 @@ def run(config: DictConfig) -> None:
         interval=schedule.interval,
         seed=config.seed,
     )
+    check_optimizer(module)
     if resume is not None:
         datamodule.resume(check_resume(resume, model))
     check_data(datamodule, "fit")
@@ -49,8 +50,6 @@ def run(config: DictConfig) -> None:
     announce(config, model, resume)
     trainer = make_trainer(config)
     trainer.fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=True)
-    if trainer.interrupted:
-        sys.exit(130)
     metrics = trainer.callback_metrics
     if trainer.is_global_zero and "val/psnr" in metrics:
         psnr, bicubic = metrics["val/psnr"].item(), metrics["val/bicubic_psnr"].item()
@@ -63,6 +62,14 @@ def run(config: DictConfig) -> None:
         report(trainer, module, output, title=config.name)
 
 
+def check_optimizer(module: SRModule) -> None:
+    """Refuses options that the optimizer or the scheduler does not take, before anything slow starts."""
+    try:
+        module.configure_optimizers()
+    except (TypeError, ValueError) as error:
+        raise UserError(f"schedule.optimizer, schedule.scheduler: {one_line(error)}") from error
+
+
 def initialise(model: SRModel, config: DictConfig) -> None:
     """Gives ``model`` the parts of the checkpoint ``init_from`` that are of the same make."""
     if config.init_from is None:
@@ -70,7 +77,7 @@ def initialise(model: SRModel, config: DictConfig) -> None:
     donor = checkpoint.load(config.init_from, trust=config.trust)
     ours, theirs = model.config or {}, donor.config or {}
     if ours["encoder"] != theirs["encoder"]:
-        raise ValueError(
+        raise UserError(
             f"init_from={config.init_from}: its encoder is {theirs['encoder']}, the config asks for {ours['encoder']}"
         )
     parts = [part for part in ("encoder", "decoder") if ours[part] == theirs[part]]
@@ -86,11 +93,11 @@ def make_data(config: DictConfig, model: SRModel) -> SRDataModule:
     if schedule.cached_crops is None:
         return instantiate(config.data.module)
     if config.init_from is None:
-        raise ValueError(
+        raise UserError(
             "schedule.cached_crops trains the decoder on features of a trained encoder: give init_from=MODEL"
         )
     if model.decoder.receptive_field is None:
-        raise ValueError(
+        raise UserError(
             f"{type(model.decoder).__name__} looks at whole pictures and cannot be trained on windows of features; "
             "take schedule=finetune"
         )
@@ -110,19 +117,19 @@ def resumable(config: DictConfig, output: Path) -> Path | None:
     """The checkpoint that this run continues, or None."""
     if config.ckpt_path is None:
         if (output / runs.LAST).is_file() and is_rank_zero() and runs.sweep_name() is None:
-            raise ValueError(
+            raise UserError(
                 f"{output} holds a run already: ckpt_path={output} goes on with it, another hydra.run.dir starts anew"
             )
         return None
     if config.ckpt_path == "last":
         path = output / runs.LAST
         if not path.is_file():
-            raise ValueError(f"ckpt_path=last: nothing to resume in {output.parent}; start without it")
+            raise UserError(f"ckpt_path=last: nothing to resume in {output.parent}; start without it")
         return path
     path = Path(config.ckpt_path)
     path = path / runs.LAST if path.is_dir() else path
     if not path.is_file():
-        raise ValueError(f"{path}: no such checkpoint to resume")
+        raise UserError(f"{path}: no such checkpoint to resume")
     return path
 
 
@@ -139,6 +146,7 @@ def check_resume(path: Path, model: SRModel) -> int:
             raise checkpoint.CheckpointError(
                 f"{path}: its {part} is {theirs[part]}, the config asks for {(model.config or {})[part]}"
             )
+    checkpoint.check_finite(saved["state_dict"], path)
     return batches
 
 

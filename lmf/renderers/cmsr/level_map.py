@@ -1,4 +1,4 @@
-"""Pictures of what multi-scale rendering rendered where."""
+"""Pictures that show which parts multi-scale rendering rendered at which level."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ GAP, LINE = 8, 14  # pixels between pictures, and of a line of text
 
 
 def panel(picture: Tensor, dense: Tensor, stats: Stats) -> Image.Image:
-    """The picture, the levels of its latents over it, and its difference from dense rendering, side by side.
+    """Show a picture, the levels of its latents and its difference from dense rendering, side by side.
 
     Args:
-        picture, dense: (3, H, W) in [0, 1].
-        stats: of the picture.
+        picture: (3, H, W) in [0, 1], rendered at several levels.
+        dense: (3, H, W) in [0, 1], rendered densely.
+        stats: statistics of ``picture``.
     """
     h, w = picture.shape[-2:]
     colours = level_colours(stats.levels)
@@ -31,15 +32,15 @@ def panel(picture: Tensor, dense: Tensor, stats: Stats) -> Image.Image:
     levels = torch.tensor(colours, device=picture.device)[index].permute(2, 0, 1)  # (3, H, W)
     grey = picture.mean(dim=0, keepdim=True)
     difference = (picture - dense).abs().amax(dim=0, keepdim=True)
-    most = difference.max().item()
+    largest = difference.max().item()
     out = Image.new("RGB", (3 * w + 2 * GAP, h + 2 * LINE), "white")
     pen = ImageDraw.Draw(out)
     titles = (
         f"rendered: {stats.share:.1%} of the pixels",
         "",
-        f"difference from dense, white = {255 * most:.2g} / 255",
+        f"difference from dense, white = {255 * largest:.2g} / 255",
     )
-    parts = (picture, 0.5 * grey + 0.5 * levels, (difference / max(most, 1e-9)).expand(3, -1, -1))
+    parts = (picture, 0.5 * grey + 0.5 * levels, (difference / max(largest, 1e-9)).expand(3, -1, -1))
     for i, (part, title) in enumerate(zip(parts, titles, strict=True)):
         pixels = (part.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
         out.paste(Image.fromarray(pixels), (i * (w + GAP), LINE))
@@ -54,6 +55,6 @@ def panel(picture: Tensor, dense: Tensor, stats: Stats) -> Image.Image:
 
 
 def level_colours(levels: tuple[float, ...]) -> list[tuple[float, float, float]]:
-    """From dark, coarse, to bright, fine."""
+    """Return one RGB colour in [0, 1] per level, from dark (coarse) to bright (fine)."""
     colours = (matplotlib.colormaps["viridis"](i / max(len(levels) - 1, 1)) for i in range(len(levels)))
     return [(red, green, blue) for red, green, blue, _ in colours]

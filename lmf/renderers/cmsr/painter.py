@@ -1,4 +1,4 @@
-"""Rendering some pixels of a grid: the fused kernel paints all levels at once where it can."""
+"""Rendering of parts of a grid, by the fused kernel for all levels at once if it supports the decoder."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from lmf.renderers.dense import Dense
 
 @dataclass(frozen=True)
 class Painter:
-    """Renders the latent of one image.
+    """Renders parts of one picture from its latent.
 
     Attributes:
-        decoder: made the latent.
-        latent: of one image.
-        queries: pixels at a time where the decoder needs temporaries.
+        decoder: the decoder that computed ``latent``.
+        latent: latent of one image.
+        queries: maximum number of pixels per call of a decoder that needs temporaries.
     """
 
     decoder: Decoder
@@ -31,11 +31,11 @@ class Painter:
     queries: int
 
     def picture(self, target: Grid, cell: Tensor) -> Tensor:
-        """All pixels of ``target``: (3, rows, cols)."""
+        """Render all pixels of ``target``: (3, rows, cols)."""
         return Dense(self.queries)(self.decoder, self.latent, target, cell)[0]
 
     def paint(self, out: Tensor, part: Region, target: Grid, cell: Tensor) -> None:
-        """Renders the pixels ``part`` of ``target`` into ``out`` (3, rows, cols), contiguous; others stay."""
+        """Render the pixels ``part`` of ``target`` into a contiguous ``out`` (3, rows, cols); others are kept."""
         if self.fused(out, target, [Layer(target, cell, part)]):
             return
         y, x = target.axes(cell.device)
@@ -45,9 +45,9 @@ class Painter:
             out.view(3, -1)[:, index] = rgb.T.to(out.dtype)
 
     def paint_layers(self, out: Tensor, target: Grid, layers: Sequence[Layer]) -> None:
-        """Paints every level and enlarges it to ``target`` into ``out`` (3, rows, cols), contiguous.
+        """Render every level and enlarge it to ``target`` into a contiguous ``out`` (3, rows, cols).
 
-        Pixels that no layer shows stay as they are.
+        Pixels that no layer shows keep their value.
         """
         if self.fused(out, target, layers):
             return
@@ -58,7 +58,7 @@ class Painter:
                 enlarge(picture, layer.grid, target, out, layer.shown)
 
     def fused(self, out: Tensor, target: Grid, layers: Sequence[Layer]) -> bool:
-        """Paints all layers in one pass over ``out`` if decoder and kernel can; says whether it did."""
+        """Render all layers in one pass over ``out`` if decoder and kernel support it; return whether they do."""
         inputs = self.decoder.kernel_inputs(self.latent, torch.cat([layer.cell for layer in layers]))
         if inputs is None or not kernels.layered(out, inputs.modulation, inputs.weights, inputs.encoding):
             return False

@@ -1,4 +1,4 @@
-"""What multi-scale rendering would cost a picture, found at a sample of its pixels."""
+"""Estimation of the error of multi-scale rendering from a sample of the pixels of a picture."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from lmf.kernels.enlarge import taps
 from lmf.renderers.cmsr.levels import level_grid, owner, touched
 from lmf.renderers.cmsr.tables import Table
 
-SPARSITY, LEAST, MOST = 256, 512, 4096  # one pixel in so many, but not fewer nor more in all
-CONFIDENCE = 2.33  # standard errors: 99 of 100 samples
+SPARSITY, LEAST, MOST = 256, 512, 4096  # output pixels per sample; minimum and maximum number of samples
+CONFIDENCE = 2.33  # in standard errors; a one-sided level of 99 %
 
 
 class Probe:
-    """Squared differences from dense rendering, of network units, at pixels spread evenly over one picture.
+    """Measures squared differences from dense rendering at pixels spread evenly over one picture.
+
+    All differences are in network units [-1, 1].
 
     Args:
-        decoder, latent, target, cell: as for rendering; one image.
-        strength: (h, w) its modulation intensity.
-        scale: of the target.
-        levels: which may be asked about; those at or above ``scale`` are left out.
+        decoder, latent, target, cell: as for `lmf.renderers.Renderer`, for one image.
+        strength: (h, w) modulation intensity of each latent.
+        scale: scale of ``target``.
+        levels: levels of the tables to be tried; those at or above ``scale`` are ignored.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class Probe:
         total = height * width
         self.scale, self.device = scale, strength.device
         self.count = min(max(total // SPARSITY, LEAST), MOST, total)
-        # The same ones each time, so that a picture always comes out alike.
+        # The samples are the same in every call, so that results are reproducible.
         within = torch.rand(self.count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         self.index = ((torch.arange(self.count) + within) * (total / self.count)).long().to(self.device)
         self.rows, self.cols = self.index // width, self.index % width
@@ -53,11 +55,11 @@ class Probe:
         self.squares, self.queries = {}, self.count
         for level in sorted({level for level in levels if 1 <= level < scale}):
             at = level_grid(level, target, latent.size, *touched(target, latent.size))
-            own = decoder.cell(at, latent.size, 1, self.device).to(cell.dtype)
-            self.squares[level] = self.square(self.enlarged(decoder, latent, at, target, own))
+            level_cell = decoder.cell(at, latent.size, 1, self.device).to(cell.dtype)
+            self.squares[level] = self.square(self.enlarged(decoder, latent, at, target, level_cell))
 
     def enlarged(self, decoder: Decoder, latent: Latent, at: Grid, target: Grid, cell: Tensor) -> Tensor:
-        """Colours (n, 3) of the sample in a picture rendered at the pixels of ``at`` and enlarged to ``target``."""
+        """Return the sampled colours (n, 3) of a picture rendered at ``at`` and enlarged to ``target``."""
         above, below, down = (
             t[self.rows] for t in taps(at.cells[0], at.rows, target.cells[0], target.rows, self.exact)
         )
@@ -77,11 +79,11 @@ class Probe:
         return rgb[0].lerp(rgb[1], along[:, None]).lerp(rgb[2].lerp(rgb[3], along[:, None]), down[:, None])
 
     def square(self, rgb: Tensor) -> Tensor:
-        """Mean squared difference (n,) of colours (n, 3) of the sample."""
+        """Return the mean squared difference (n,) of sampled colours (n, 3) from dense rendering."""
         return (rgb - self.exact).square().mean(dim=-1)
 
     def expected(self, table: Table) -> Tensor:
-        """The squares (n,) that a picture rendered with ``table`` should show."""
+        """Return the expected squared differences (n,) of a picture rendered with ``table``."""
         levels, _, highs = zip(*table.intervals(self.scale), strict=True)
         found = torch.bucketize(self.strength, self.strength.new_tensor(highs[:-1]), right=True)  # (n,)
         squares = torch.zeros_like(self.exact[:, 0])
@@ -91,10 +93,10 @@ class Probe:
         return squares
 
     def measured(self, picture: Tensor) -> Tensor:
-        """The squares (n,) of a ``picture`` (3, rows, cols)."""
+        """Return the squared differences (n,) of ``picture`` (3, rows, cols)."""
         return self.square(picture.flatten(1)[:, self.index].T)
 
     def keeps(self, squares: Tensor, threshold: float) -> bool:
-        """Whether the whole picture's mean of ``squares`` (n,) is at most ``threshold``, as far as the sample tells."""
-        doubt = squares.std().item() / math.sqrt(len(squares)) if len(squares) > 1 else 0.0
-        return squares.mean().item() + CONFIDENCE * doubt <= threshold
+        """Return whether the picture's mean of ``squares`` (n,) is at most ``threshold`` with 99 % confidence."""
+        standard_error = squares.std().item() / math.sqrt(len(squares)) if len(squares) > 1 else 0.0
+        return squares.mean().item() + CONFIDENCE * standard_error <= threshold

@@ -1,8 +1,8 @@
-"""Scale-to-modulation tables: how intensely modulated a latent may be to be rendered at a coarser level.
+"""Scale-to-modulation tables, which give the largest modulation intensity for each coarser level.
 
-A file holds tables for several target scales and, unless the authors wrote it, for several thresholds. A threshold
-is the mean squared difference from dense rendering that the table keeps, in network units [-1, 1]; the PSNR of that
-for colours in [0, 1] is ``10 log10(4 / threshold)``.
+A file holds tables for several target scales and, unless it comes from the authors, several thresholds. A threshold is
+the mean squared difference from dense rendering that a table keeps, in network units [-1, 1]. It equals a PSNR of
+``10 log10(4 / threshold)`` dB for colours in [0, 1].
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from lmf.errors import UserError, one_line
 FORMAT = 1
 UNIT = "mean squared difference from dense rendering, colours in [-1, 1]"
 Bounds = Mapping[float, float]  # level -> the largest modulation intensity rendered at it
-Interval = tuple[float, float, float]  # level, and the intensities rendered at it: from, to
+Interval = tuple[float, float, float]  # level, then the lowest and highest intensity rendered at it
 
 
 class TableError(UserError):
-    """Tables that cannot be used; the message says why and what would be right."""
+    """Raised if tables are missing, damaged or unsuitable."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table for one target scale.
+    """A table for one target scale.
 
     Attributes:
-        bounds: largest intensity of each level.
-        threshold: mean squared difference that it keeps, in network units; None if unknown.
-        share: rendered pixels / output pixels where it was calibrated; None if unknown.
+        bounds: largest intensity to render at each level.
+        threshold: mean squared difference from dense rendering that it keeps, in network units; None if unknown.
+        share: rendered pixels divided by output pixels during calibration; None if unknown.
     """
 
     bounds: Bounds
@@ -44,10 +44,10 @@ class Table:
     share: float | None = None
 
     def intervals(self, scale: float) -> list[Interval]:
-        """Levels up to ``scale``, coarse to fine, each with the intensities that it renders, ends included.
+        """Return the levels up to ``scale``, from coarse to fine, with closed intervals of intensities.
 
-        Levels of ``scale`` and more, or below 1, are left out. Unless the last bound is 1 or infinite, which stands for
-        all, ``scale`` itself follows.
+        Levels below 1 or not below ``scale`` are left out. ``scale`` itself follows as the last level, unless the last
+        bound is 1 or infinite, which both mean "all".
         """
         levels = sorted(level for level in self.bounds if 1 <= level < scale)
         highs = [self.bounds[level] for level in levels]
@@ -59,14 +59,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Tables:
-    """The content of a file.
+    """The content of a file of scale-to-modulation tables.
 
     Attributes:
-        tables: by target scale, the most precise first.
+        tables: tables by target scale, the most precise first.
         model: `fingerprint` of the model they were made for; None in the authors' files.
-        estimator: how they were made.
-        images: from how many.
-        overlap: whether they are for rendering with overlap, see `CMSR`.
+        estimator: name of the estimator that made them.
+        images: number of images used for calibration; None if unknown.
+        overlap: whether they were made for rendering with overlap, see `CMSR`.
     """
 
     tables: Mapping[float, Sequence[Table]]
@@ -77,10 +77,10 @@ class Tables:
 
     @classmethod
     def of(cls, source: Tables | Mapping[Any, Any] | str | Path) -> Tables:
-        """From a file, its content as a mapping, or `Tables` themselves.
+        """Read tables from a file or from its content as a mapping; return `Tables` unchanged.
 
         Raises:
-            TableError: missing, damaged, of another format.
+            TableError: if the file is missing, damaged or of another format.
         """
         if isinstance(source, Tables):
             return source
@@ -92,7 +92,7 @@ class Tables:
         except FileNotFoundError:
             raise TableError(f"{path}: no such tables; python run.py task=calibrate ckpt_path=... makes them") from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise TableError(f"{path}: not readable as YAML ({one_line(error, limit=200)})") from error
+            raise TableError(f"{path}: not readable as YAML: {one_line(error, limit=200)}") from error
         return cls._parse(content, str(path))
 
     @classmethod
@@ -101,13 +101,13 @@ class Tables:
             if "format" not in content:  # the authors': {8: {1: 0.33, 2: 0.38, ...}, ...}
                 content = {"tables": {s: [{"bounds": b}] for s, b in content.items()}, "estimator": "authors"}
             elif content["format"] != FORMAT:
-                raise TableError(f"{name}: format {content['format']!r}, this version reads format {FORMAT}")
+                raise TableError(f"{name}: has format {content['format']!r}, this version reads format {FORMAT}")
             tables = {
                 float(scale): sorted((_table(row) for row in rows), key=lambda table: table.threshold or 0)
                 for scale, rows in content["tables"].items()
             }
             if not tables or not all(tables.values()):
-                raise ValueError("a scale without a table, or no scale")
+                raise ValueError("there must be at least one scale, and at least one table per scale")
             return cls(
                 tables, content.get("model"), content["estimator"], content.get("images"), content.get("overlap", False)
             )
@@ -117,7 +117,7 @@ class Tables:
             raise TableError(f"{name}: not scale-to-modulation tables ({type(error).__name__}: {error})") from error
 
     def dump(self) -> str:
-        """The text of a file that `of` reads."""
+        """Return the content of a file that `of` can read."""
         rows = {
             scale: [{"threshold": t.threshold, "share": t.share, "bounds": dict(t.bounds)} for t in self.tables[scale]]
             for scale in sorted(self.tables)
@@ -134,61 +134,63 @@ class Tables:
         return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=200)
 
     def check(self, model: nn.Module) -> None:
-        """Refuses tables that were made for another ``model``.
+        """Check that the tables were made for ``model``; tables that do not name their model pass.
 
         Raises:
-            TableError: its weights differ. Tables that do not say whose they are pass.
+            TableError: if they were made for a model with other weights.
         """
-        own = fingerprint(model)
-        if self.model is not None and self.model != own:
+        actual = fingerprint(model)
+        if self.model is not None and self.model != actual:
             raise TableError(
-                f"the tables are for a model {self.model[:12]}, this one is {own[:12]}; "
-                "python run.py task=calibrate makes tables for it"
+                f"the tables are for a model {self.model[:12]}, this one is {actual[:12]}; "
+                "create tables for it with python run.py task=calibrate"
             )
 
     def at(self, scale: float) -> Sequence[Table]:
-        """Those for ``scale``: of the smallest target scale not below it, else of the largest."""
+        """Return the tables of the smallest target scale not below ``scale``, or of the largest one."""
         return self.tables[min((s for s in self.tables if s >= scale), default=max(self.tables))]
 
     def keeping(self, threshold: float) -> Tables:
-        """Only the cheapest table of each scale that keeps ``threshold``.
+        """Keep only the cheapest table of each scale whose threshold is at most ``threshold``.
 
         Raises:
-            TableError: a scale that has none.
+            TableError: if a scale has no such table.
         """
         chosen = {}
         for scale, tables in self.tables.items():
             known = [t.threshold for t in tables if t.threshold is not None]
-            fit = [t for t in tables if t.threshold is not None and t.threshold <= threshold * (1 + 1e-6)]
-            if not fit:
-                have = (
-                    f"{min(known):g} ({psnr(min(known)):.1f} dB) and above" if known else "tables of unknown threshold"
+            suitable = [t for t in tables if t.threshold is not None and t.threshold <= threshold * (1 + 1e-6)]
+            if not suitable:
+                available = (
+                    f"the lowest available is {min(known):g} ({psnr(min(known)):.1f} dB)"
+                    if known
+                    else "there are only tables of unknown threshold"
                 )
                 raise TableError(
                     f"no table for x{scale:g} keeps a mean squared difference of {threshold:g} "
-                    f"({psnr(threshold):.1f} dB); there are {have}"
+                    f"({psnr(threshold):.1f} dB); {available}"
                 )
-            chosen[scale] = fit[-1:]
+            chosen[scale] = suitable[-1:]
         return replace(self, tables=chosen)
 
 
 def beside(checkpoint: Path) -> Path:
-    """Where the tables of a model lie by default."""
+    """Return the default path of the tables of ``checkpoint``."""
     return checkpoint.with_suffix(".cmsr.yaml")
 
 
 def psnr(threshold: float) -> float:
-    """PSNR in dB, colours in [0, 1], of a mean squared difference in network units."""
+    """Convert a mean squared difference in network units [-1, 1] to PSNR in dB for colours in [0, 1]."""
     return 10 * math.log10(4 / threshold)
 
 
 def mean_square(precision_db: float) -> float:
-    """The inverse of `psnr`."""
+    """Convert PSNR in dB to a mean squared difference in network units; the inverse of `psnr`."""
     return 4 * 10 ** (-precision_db / 10)
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of all weights as float32, whatever file or device they come from."""
+    """Return the SHA-256 of all weights as float32, which does not depend on their file or device."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)}\n".encode())
@@ -200,5 +202,5 @@ def _table(row: Mapping[str, Any]) -> Table:
     bounds = {float(level): float(bound) for level, bound in row["bounds"].items()}
     values = [bounds[level] for level in sorted(bounds)]
     if values != sorted(values) or any(map(math.isnan, values)) or not all(map(math.isfinite, bounds)):
-        raise ValueError(f"levels must be finite and bounds grow with the level, got {bounds}")
+        raise ValueError(f"levels must be finite and bounds must grow with the level, got {bounds}")
     return Table(bounds, row.get("threshold"), row.get("share"))

@@ -1,8 +1,9 @@
-"""What happens beside training: costs, pictures, checkpoints that survive a full disk."""
+"""Callbacks: costs, pictures, comparisons with dense rendering, and checkpoints that survive kills and full disks."""
 
 from lmf.training.callbacks.checkpoint_io import AtomicCheckpointIO
 from lmf.training.callbacks.cmsr import CMSRCallback
 from lmf.training.callbacks.cost import CostCallback
 from lmf.training.callbacks.pictures import PicturesCallback
+from lmf.training.callbacks.resume import ResumeCheckpoint
 
-__all__ = ["AtomicCheckpointIO", "CMSRCallback", "CostCallback", "PicturesCallback"]
+__all__ = ["AtomicCheckpointIO", "CMSRCallback", "CostCallback", "PicturesCallback", "ResumeCheckpoint"]

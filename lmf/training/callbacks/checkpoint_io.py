@@ -1,4 +1,4 @@
-"""Checkpoints that are either the new one or the previous one, never half of one."""
+"""Atomic checkpoints: a file holds either the new checkpoint or the previous one, never a part of one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from lmf.io.files import replacing
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the checkpoint, to the disk, then renames.
+    """Writes a checkpoint beside its final name, flushes it to the disk and renames it.
 
     Lightning's own goes through the system's temporary folder and moves the file, which between two file systems
     is a copy over the old checkpoint: a full disk or a kill at that moment leaves a broken one and nothing else.
@@ -32,17 +34,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         path = Path(path)
-        temporary = path.with_name(f".{path.name}.tmp")  # one name, so that what a kill left is overwritten
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with replacing(path) as temporary, temporary.open("wb") as file:
                 file.write(buffer.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
         except OSError as error:
             reason = "disk full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
             kept = "; the previous checkpoint is untouched" if path.exists() else ""
             raise OSError(error.errno, f"{reason} while saving {path} ({buffer.tell() / 1e6:.0f} MB){kept}") from error
-        finally:
-            temporary.unlink(missing_ok=True)

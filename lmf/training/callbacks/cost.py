@@ -12,7 +12,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
 
-from lmf.benchmark.cost import STAGES, Cost, Latency, count, latency, table
+from lmf.benchmark.cost import STAGES, Cost, Latency, count, latency
+from lmf.benchmark.tables import cost_table
+from lmf.errors import UserError
 from lmf.model import SRModel
 from lmf.training.module import SRModule
 
@@ -47,9 +49,9 @@ class CostCallback(L.Callback):
         budget: float = 60.0,
     ) -> None:
         if every not in get_args(Every):
-            raise ValueError(f"every must be one of {get_args(Every)}, got {every!r}")
+            raise UserError(f"every must be one of {get_args(Every)}, got {every!r}")
         if len(lr_size) != 2 or not scales:
-            raise ValueError(f"lr_size must be (height, width), scales at least one; got {lr_size} and {scales}")
+            raise UserError(f"lr_size must be (height, width), scales at least one; got {lr_size} and {scales}")
         self.lr_size = (int(lr_size[0]), int(lr_size[1]))
         self.scales = tuple(scales)
         self.every = every
@@ -103,7 +105,8 @@ class CostCallback(L.Callback):
 
     @rank_zero_only
     def show(self, costs: Sequence[Cost], latencies: Sequence[Latency], name: str) -> None:
-        get_console().print(table(costs, latencies, name))  # the console of the progress bar, which it must not tear
+        # The progress bar stays intact because this is its console.
+        get_console().print(cost_table(costs, latencies, name))
 
 
 def worst(own: Latency, trainer: L.Trainer, device: torch.device) -> Latency:

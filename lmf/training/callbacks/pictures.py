@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lmf.decoders import Bicubic
 from lmf.encoders import Identity
+from lmf.errors import UserError
 from lmf.io.colour import from_network, to_network
 from lmf.io.files import replacing
 from lmf.metrics import psnr
@@ -53,9 +54,9 @@ class PicturesCallback(L.Callback):
         every: int = 1,
     ) -> None:
         if min(images, crop, every) < 1:
-            raise ValueError(f"images, crop and every must be at least 1, got {images}, {crop} and {every}")
+            raise UserError(f"images, crop and every must be at least 1, got {images}, {crop} and {every}")
         if where not in get_args(Where):
-            raise ValueError(f"where must be one of {get_args(Where)}, got {where!r}")
+            raise UserError(f"where must be one of {get_args(Where)}, got {where!r}")
         self.folder = Path(output) / "pictures"
         self.sets = None if sets is None else list(sets)
         self.images, self.crop, self.where, self.every = images, crop, where, every
@@ -68,7 +69,7 @@ class PicturesCallback(L.Callback):
             known = [s.name for s in trainer.datamodule.val_sets]  # type: ignore[attr-defined]
             unknown = [name for name in self.sets or () if name not in known]
             if unknown:
-                raise ValueError(f"no validation set {', '.join(unknown)} to show; there are {', '.join(known)}")
+                raise UserError(f"no validation set {', '.join(unknown)} to show; there are {', '.join(known)}")
 
     def on_validation_batch_end(
         self,

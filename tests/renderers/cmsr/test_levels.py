@@ -26,7 +26,7 @@ def test_enlarging_is_bilinear(either, size, target):
 
 
 def test_parts_of_grids(either):
-    """From a part to a part, where the border of the part is out of reach."""
+    """Enlarge a part to a part that does not read beyond the border of the first."""
     image = torch.rand(3, 12, 14)
     whole = enlarge(image, Grid.of(12, 14), Grid((37.5, 50), (0, 37), (0, 50)))
     source, target = Grid((12, 14), (2, 9), (3, 12)), Grid((37.5, 50), (10, 26), (14, 40))

@@ -25,7 +25,7 @@ SHARES = {"lm_lte": {6: 0.9696, 8: 0.5454, 12: 0.2424}}
 
 
 def tiny(multiple=1, **decoder):
-    """A random model whose latents differ in intensity."""
+    """Return a random model whose latents differ in intensity."""
     torch.manual_seed(0)
     model = checkpoint.build(
         {
@@ -38,7 +38,7 @@ def tiny(multiple=1, **decoder):
 
 
 def render(model, lr, size, renderer):
-    """The renderer's answer for a model and a picture, whatever it is."""
+    """Return the result of ``renderer`` for a model and a picture."""
     image = model.pad(lr)
     target = model.target(lr.shape[-2:], size)
     cell = model.decoder.cell(target, image.shape[-2:], len(lr), lr.device).to(lr.dtype)
@@ -47,7 +47,7 @@ def render(model, lr, size, renderer):
 
 
 def quantiles(model, lr, *q):
-    """Bounds that part the latents of ``lr`` at the shares ``q``."""
+    """Return the quantiles ``q`` of the intensities of the latents of ``lr``."""
     image = model.pad(lr)
     cell = model.decoder.cell(Grid.of(*(12 * n for n in image.shape[-2:])), image.shape[-2:], len(lr), lr.device)
     cell = cell.to(lr.dtype)
@@ -82,7 +82,7 @@ def test_agrees_with_the_authors(shared, name, scale):
 
 
 def naive(model, lr, size, bands):
-    """METHOD in its own words for one unpadded picture: masks over whole levels, `grid_sample`."""
+    """Implement section 3.4 directly for one unpadded picture, with masks over whole levels and `grid_sample`."""
     h, w = lr.shape[-2:]
     latent_cell = model.decoder.cell(Grid.of(*size), (h, w), 1, lr.device)
     latent = model.latent(lr, latent_cell)
@@ -124,7 +124,7 @@ def test_agrees_with_the_plain_algorithm(scale, finest, skip):
 
 @pytest.mark.parametrize("scale", [20, 24, 30])
 def test_shipped_tables_beyond_their_largest_scale(scale):
-    """Their finest band is empty there: the released code then returns a smaller picture."""
+    """The finest level of the tables is empty there; the released code then returns a smaller picture."""
     model, lr = tiny(), picture(3, 3, 6, 5)
     low, high = quantiles(model, lr, 0.2, 0.6)
     renderer = CMSR({12: {1: 0.3, 12: 1}, 18: {1: low, 2: high, 4: high, 6: 1, 18: 1}})
@@ -184,7 +184,7 @@ def test_stats_say_what_was_rendered():
 @pytest.mark.parametrize("kernels", ["compiled", "torch"])
 @pytest.mark.parametrize(("rows", "size"), [(10, (80, 96)), (10, (74, 92)), (50, (400, 96)), (50, (370, 92))])
 def test_overlap_enlarges_each_latent_from_its_own_level(rows, size, kernels):
-    """As if the whole picture were rendered at each level and enlarged, and each latent took its pixels from one."""
+    """The result equals rendering and enlarging the whole picture at each level and selecting one level per latent."""
     model, lr = tiny(skip="bilinear"), picture(1, 3, rows, 12)
     bounds = dict(zip((1, 1.5, 3, 5), quantiles(model, lr, 0.2, 0.3, 0.5, 0.7), strict=True))
     with backend("reference") if kernels == "torch" else nullcontext():
@@ -205,7 +205,7 @@ def test_overlap_enlarges_each_latent_from_its_own_level(rows, size, kernels):
 
 @pytest.mark.parametrize("level", [1, 1.6, 2.5, 4])
 def test_overlap_renders_what_is_read_and_no_more(level):
-    """What is read shows in the gradient of the enlargement."""
+    """The gradient of the enlargement shows which pixels it reads."""
     inside = torch.rand(6, 7, generator=torch.Generator().manual_seed(0)) < 0.2
     at, size = Grid.of(math.floor(6 * level), math.floor(7 * level)), (44, 46)
     coarse = torch.zeros(1, 1, *at.size, requires_grad=True)
@@ -232,7 +232,7 @@ def test_overlap_renders_what_is_read_of_a_part_and_no_more(level):
 
 
 def test_overlap_takes_the_seams_away():
-    """Without it, enlargement mixes rendered pixels with the input; here that is far off."""
+    """Without overlap, enlargement mixes rendered pixels with the input, which differs strongly here."""
     model, lr = tiny(), picture(1, 3, 10, 12)
     a, b = quantiles(model, lr, 0.4, 0.7)
     size = (80, 96)
@@ -319,7 +319,7 @@ def test_beyond_the_tables_a_threshold_is_not_promised():
 
 @pytest.fixture(scope="module")
 def several():
-    """A model, pictures of which one is half as rich in contrast, their dense rendering, and tables at ten bounds."""
+    """Return a model, two pictures (one with half the contrast), their dense rendering and tables at ten bounds."""
     model, lr = tiny(skip="bilinear"), torch.cat([picture(1, 3, 18, 22), 0.5 * picture(1, 3, 18, 22, seed=2)])
     model.decoder.imnet.layers[-1].weight.data *= 0.1
     bounds = quantiles(model, lr, *(i / 10 for i in range(1, 11)))
@@ -333,7 +333,7 @@ def db(mean_square):
 
 
 def sample(model, lr, size):
-    """Which pixels are looked at."""
+    """Return the indices of the sampled pixels."""
     with torch.inference_mode():
         enlargement = model.prepare(lr[:1], size)
         latent, target, cell = enlargement.latent(), enlargement.target, enlargement.cell
@@ -358,7 +358,7 @@ def test_precision_is_kept_on_each_picture(several):
 
 
 def test_precision_out_of_the_tables_reach_is_kept_by_dense_rendering(several):
-    """Their thresholds say that they keep it, but not on this picture."""
+    """The table's threshold promises the precision, but the table does not keep it on this picture."""
     model, lr, size, dense, _ = several
     many = Tables({15: [Table({1: 1.0}, 1e-9)]}, overlap=True)
     out, stats = render(model, lr, size, CMSR(many, precision_db=90).render)

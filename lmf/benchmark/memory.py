@@ -1,0 +1,54 @@
+"""Measurement of peak memory."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[Callable[[], int | None]]:
+    """Measure the peak memory inside a ``with`` block, beyond what was in use before it.
+
+    It is memory of torch's allocator on CUDA and resident memory on a CPU under Linux.
+
+    Yields:
+        A function that returns the peak in bytes after the block, or None on other devices and systems.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield lambda: torch.cuda.max_memory_allocated(device) - before
+        return
+    resident = reset_process_peak() if device.type == "cpu" else None
+    yield lambda: None if resident is None else max(0, (process_peak() or 0) - resident)
+
+
+def reset_process_peak() -> int | None:
+    """Return free memory to the system and reset the peak of the process to its resident memory.
+
+    Returns:
+        The resident memory in bytes, or None if the system does not support it; Linux does.
+    """
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except (OSError, AttributeError, TypeError):
+        return None
+    return process_peak()
+
+
+def process_peak() -> int | None:
+    """Return the peak resident memory of this process since its start or the last `reset_process_peak`.
+
+    Returns:
+        Bytes, or None if the system does not report it.
+    """
+    try:
+        return next(int(x.split()[1]) << 10 for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x)
+    except (OSError, StopIteration):
+        return None

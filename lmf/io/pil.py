@@ -1,0 +1,134 @@
+"""Files that Pillow reads and writes, and its images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import imagecodecs
+import numpy as np
+from PIL import Image as PIL
+
+from lmf.io import jpeg
+from lmf.io.formats import ImageError
+from lmf.io.metadata import ORIENTATION, Metadata, from_info
+from lmf.io.samples import full_range
+
+# Formats whose files grow with their pictures: the most pixels that a byte of theirs can become.
+_RATIO = {"JPEG": 1024, "GIF": 4096, "BMP": 256}
+_EXIF_LONGEST, _XMP_LONGEST = 65527, 65502  # bytes in a JPEG file
+_FULL_CHROMA = 90  # the quality from which on colours keep their resolution
+
+
+@contextmanager
+def opened(source: Path | bytes, name: str) -> Iterator[PIL.Image]:
+    """A file of the format ``name``, opened by Pillow.
+
+    `PIL.Image.open` itself would refuse large pictures by a limit that is the same for the whole process.
+    """
+    PIL.init()
+    factory, _ = PIL.OPEN[name]
+    with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file, factory(file, "") as image:
+        yield image
+
+
+def header(path: Path, name: str) -> tuple[tuple[int, int], int, Metadata, int]:
+    """The stored (height, width), the orientation, the metadata and the number of frames."""
+    with opened(path, name) as image:
+        # The further pictures of an MPO file are previews and views of the first.
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        size, ratio = (image.height, image.width), _RATIO.get(name)
+        if ratio and size[0] * size[1] > ratio * path.stat().st_size:
+            raise ImageError(f"the file lacks data: {path.stat().st_size} bytes cannot hold {size[1]} x {size[0]}")
+        return size, _orientation(image), from_info(image.info, image.mode), frames
+
+
+def decode(path: Path, name: str) -> np.ndarray:
+    """The pixels of a file, (H, W) or (H, W, C)."""
+    if name == "JPEG":
+        data = path.read_bytes()
+        array = _decoded(data, name)
+        if jpeg.lacks_data(data, array, lambda more: _decoded(more, name)):
+            raise ImageError("the file is truncated")
+        return array
+    if name in ("JPEG2000", "AVIF"):  # Pillow cuts what is deeper to 8 bits
+        bits = avif_depth(path) if name == "AVIF" else _jpeg2000_depth(path)
+        if 8 < bits <= 16:
+            reader = imagecodecs.avif_decode if name == "AVIF" else imagecodecs.jpeg2k_decode
+            return full_range(reader(path.read_bytes()), 2**bits - 1)
+    return _decoded(path, name)
+
+
+def _decoded(source: Path | bytes, name: str) -> np.ndarray:
+    with opened(source, name) as image:
+        return from_pil(image)
+
+
+def avif_depth(path: Path) -> int:
+    """Bits a channel, 8, 10 or 12, by the configuration of the first picture."""
+    data = path.read_bytes()
+    at = data.find(b"av1C")
+    flags = data[at + 6] if 0 <= at < len(data) - 6 else 0
+    return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
+
+
+def _jpeg2000_depth(path: Path) -> int:
+    """Bits a channel by the SIZ marker; 0 for signed ones."""
+    data = path.read_bytes()
+    at = data.find(b"\xff\x4f\xff\x51")
+    value = data[at + 42] if 0 <= at < len(data) - 42 else 0
+    return 0 if value & 0x80 else value + 1
+
+
+def _orientation(image: PIL.Image) -> int:
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged EXIF raises all kinds
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def from_pil(image: PIL.Image) -> np.ndarray:
+    """Pixels (H, W) or (H, W, C): uint8, uint16, or float32 of mode F; palettes and CMYK expanded.
+
+    Raises:
+        ImageError: another mode, or mode I with more than 16 bits.
+    """
+    mode = image.mode
+    if mode in ("P", "PA") or (mode in ("L", "RGB") and "transparency" in image.info):
+        image = image.convert("LA" if mode == "L" else "RGBA" if image.has_transparency_data else "RGB")
+    elif mode in ("1", "CMYK", "YCbCr"):
+        image = image.convert("L" if mode == "1" else "RGB")
+    elif mode == "I":
+        values = np.asarray(image)
+        if values.size and not (values.min() >= 0 and values.max() <= 65535):
+            raise ImageError(f"mode I images must be in 0 to 65535, got {values.min()} to {values.max()}")
+        return values.astype(np.uint16)
+    elif mode not in ("RGB", "RGBA", "L", "LA", "F") and not mode.startswith("I;16"):
+        raise ImageError(f"images of mode {mode} are not supported; convert to RGB or L first")
+    array = np.asarray(image)
+    return array.astype(array.dtype.newbyteorder("="))
+
+
+def encode(
+    file: BinaryIO, name: str, array: np.ndarray, metadata: Metadata, quality: int, subsampling: str | None
+) -> None:
+    """Writes uint8 ``array`` (H, W[, C]) as JPEG, WEBP or AVIF, the ``name`` of the format."""
+    image = PIL.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
+    exif, xmp = metadata.exif, metadata.xmp
+    if name != "JPEG":
+        exif = metadata.for_exif_alone()
+    else:
+        exif = exif if len(exif or b"") <= _EXIF_LONGEST else None
+        xmp = xmp if len(xmp or b"") <= _XMP_LONGEST else None
+    options: dict[str, object] = {"icc_profile": metadata.icc or b"", "exif": b"Exif\0\0" + exif if exif else b""}
+    if xmp:
+        options["xmp"] = xmp
+    if name != "WEBP":
+        options["subsampling"] = subsampling or ("4:4:4" if quality >= _FULL_CHROMA else "4:2:0")
+    if name == "JPEG" and metadata.dpi:
+        options["dpi"] = tuple(min(max(1, round(dpi)), 65535) for dpi in metadata.dpi)
+    image.save(file, name, quality=quality, **options)

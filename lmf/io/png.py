@@ -1,0 +1,158 @@
+"""PNG: read whole or not at all, written row by row."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import imagecodecs
+import numpy as np
+
+from lmf.io.formats import ImageError
+from lmf.io.metadata import Metadata, checked_dpi, fitting_icc
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_DEFLATE = 1032  # bytes that one byte of a deflate stream can become, at most
+_COLOURS = (b"cICP", b"cHRM", b"gAMA", b"sRGB")
+_SHORT = (b"IHDR", b"acTL", b"eXIf", b"iCCP", b"iTXt", b"pHYs", b"tRNS", *_COLOURS)
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of colour types
+_INCH = 0.0254  # metres
+
+
+def chunks(file: BinaryIO, pixels: bool) -> Iterator[tuple[bytes, bytes]]:
+    """(name, data) of the chunks of a PNG file; data only of those that are needed, ``pixels`` or not.
+
+    Raises:
+        ImageError: the file ends before its last chunk, or a needed chunk is damaged.
+    """
+    file.seek(len(_SIGNATURE))
+    while True:
+        head = file.read(8)
+        if len(head) < 8:
+            raise ImageError("the file is truncated")
+        length, name = int.from_bytes(head[:4]), head[4:]
+        if name in _SHORT or (pixels and name in (b"IDAT", b"PLTE", b"IEND")):
+            data, check = file.read(length), file.read(4)
+            if len(data) < length or len(check) < 4:
+                raise ImageError("the file is truncated")
+            if zlib.crc32(name + data) == int.from_bytes(check):
+                yield name, data
+            elif name[:1].isupper():
+                raise ImageError(f"the checksum of its {name.decode('ascii', 'replace')} chunk is wrong")
+        else:
+            file.seek(length + 4, 1)
+            if not pixels:
+                yield name, b""
+        if name == b"IEND":
+            return
+
+
+def header(path: Path) -> tuple[tuple[int, int], Metadata, int, int]:
+    """The stored (height, width), the metadata, the number of frames and the bits of a PNG file."""
+    with path.open("rb") as file:
+        parts = list(chunks(file, pixels=False))
+    return _size(parts), _metadata(parts), _frames(parts), parts[0][1][8]
+
+
+def decode(path: Path) -> np.ndarray:
+    """The pixels of a PNG file, (H, W) or (H, W, C): uint8 or uint16, transparency as alpha."""
+    with path.open("rb") as file:
+        parts = list(chunks(file, pixels=True))
+    (height, width), (depth, colour, *_) = _size(parts), parts[0][1][8:]
+    packed = sum(len(data) for name, data in parts if name == b"IDAT")
+    if height * width * _CHANNELS[colour] * depth // 8 > packed * _DEFLATE:
+        raise ImageError("the file is truncated")
+    # The decoder gets nothing but pixels. It would compare 16-bit colours with the transparent one wrongly.
+    keyed = next((data for name, data in parts if name == b"tRNS"), None) if depth == 16 else None
+    kept = (b"IHDR", b"PLTE", b"IDAT", b"IEND") if depth == 16 else (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+    array = imagecodecs.png_decode(_SIGNATURE + b"".join(_chunk(*part) for part in parts if part[0] in kept))
+    if array.shape[:2] != (height, width):
+        raise ImageError(f"it holds {array.shape[1]} x {array.shape[0]} pixels, not {width} x {height}")
+    if keyed and colour in (0, 2):
+        key = np.frombuffer(keyed[: 2 * _CHANNELS[colour]], ">u2")
+        array = array.reshape(height, width, -1)
+        opaque = (array != key).any(axis=2, keepdims=True)
+        array = np.concatenate([array, opaque * np.uint16(65535)], axis=2)
+    return array
+
+
+def encode(
+    file: BinaryIO, bands: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, metadata: Metadata
+) -> None:
+    """Writes a picture of ``shape`` (H, W[, C]) that comes as ``bands`` of rows.
+
+    Rows carry the filter "up": each holds its bytes less those of the row above.
+    """
+    (height, width, channels), depth = (*shape, 1)[:3], 8 * dtype.itemsize
+    file.write(_SIGNATURE)
+    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    file.write(_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)))
+    for name, data in _ancillary(metadata):
+        file.write(_chunk(name, data))
+    deflate = zlib.compressobj(6)
+    above = np.zeros((1, width * channels * dtype.itemsize), np.uint8)
+    for band in bands:
+        rows = np.ascontiguousarray(band, dtype.newbyteorder(">")).reshape(len(band), -1).view(np.uint8)
+        coded = np.full((len(rows), 1 + rows.shape[1]), 2, np.uint8)  # each row begins with its filter, 2
+        coded[:, 1:] = rows - np.concatenate([above, rows[:-1]])
+        above = rows[-1:]
+        file.write(_chunk(b"IDAT", deflate.compress(coded.tobytes())))
+    file.write(_chunk(b"IDAT", deflate.flush()))
+    file.write(_chunk(b"IEND", b""))
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def _ancillary(metadata: Metadata) -> Iterator[tuple[bytes, bytes]]:
+    yield from metadata.chunks
+    if metadata.icc:
+        yield b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc)
+    if metadata.dpi:
+        yield b"pHYs", struct.pack(">IIB", *(min(round(dpi / _INCH), 2**31 - 1) for dpi in metadata.dpi), 1)
+    if metadata.exif:
+        yield b"eXIf", metadata.exif
+    if metadata.xmp:
+        yield b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp
+
+
+def _size(parts: list[tuple[bytes, bytes]]) -> tuple[int, int]:
+    if not parts or parts[0][0] != b"IHDR" or len(parts[0][1]) != 13 or parts[0][1][9] not in _CHANNELS:
+        raise ImageError("it does not begin with a valid header")
+    width, height = struct.unpack(">II", parts[0][1][:8])
+    if not (width and height):
+        raise ImageError(f"it is {width} x {height} pixels large")
+    return height, width
+
+
+def _frames(parts: list[tuple[bytes, bytes]]) -> int:
+    control = next((data for name, data in parts if name == b"acTL"), b"")
+    return max(1, int.from_bytes(control[:4]))
+
+
+def _inflated(data: bytes) -> bytes | None:
+    try:
+        return zlib.decompressobj().decompress(data, 1 << 26)
+    except zlib.error:
+        return None
+
+
+def _metadata(parts: list[tuple[bytes, bytes]]) -> Metadata:
+    found = dict(reversed(parts))  # of several, the first counts
+    dpi = None
+    if len(found.get(b"pHYs", b"")) == 9 and found[b"pHYs"][8] == 1:
+        dpi = checked_dpi(n * _INCH for n in struct.unpack(">II", found[b"pHYs"][:8]))
+    icc = xmp = None
+    if b"iCCP" in found:
+        icc = _inflated(found[b"iCCP"].partition(b"\0")[2][1:])
+    for name, data in parts:
+        keyword, _, rest = data.partition(b"\0")
+        if name == b"iTXt" and keyword == b"XML:com.adobe.xmp" and len(rest) > 4:
+            text = rest[2:].split(b"\0", 2)[-1]
+            xmp = _inflated(text) if rest[0] else text
+    colours = tuple((name, found[name]) for name in _COLOURS if name in found)
+    return Metadata(fitting_icc(icc), found.get(b"eXIf", b"").removeprefix(b"Exif\0\0") or None, xmp, dpi, colours)

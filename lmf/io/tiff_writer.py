@@ -1,0 +1,136 @@
+"""TIFF files, written strip by strip and page by page."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tifffile
+from PIL import Image as PIL
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from lmf.io.metadata import EXIF_IFD, GPS_IFD, Metadata, parse_exif
+
+_CLASSIC = 2**32 - 2**26  # bytes before compression, with room for tables
+_TEXT = {0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298}  # tags of IFD 0 that hold text
+_INTEROPERABILITY = 0xA005
+_ASCII, _BYTE, _LONG, _LONG8 = 2, 1, 4, 16
+
+
+class Page(NamedTuple):
+    """A picture to be written: its bands of rows come top to bottom.
+
+    Args:
+        shape: (H, W[, C]) with C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGB + alpha.
+        dtype: uint8 or uint16.
+    """
+
+    bands: Iterable[np.ndarray]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    metadata: Metadata = Metadata()
+
+
+def write(path: Path, pages: Iterable[Page], size: int) -> None:
+    """Writes ``pages`` that take ``size`` bytes before compression, as BigTIFF if these are more than 4 GiB."""
+    large = size > _CLASSIC
+    directories: list[dict[int, ImageFileDirectory_v2]] = []
+    with tifffile.TiffWriter(path, byteorder="<", bigtiff=large) as tiff:
+        for page in pages:
+            directories.append(_directories(page.metadata, large))
+            _write_page(tiff, page, directories[-1], large)
+    if any(directories):
+        _append(path, directories, large)
+
+
+def _write_page(tiff: Any, page: Page, directories: dict[int, ImageFileDirectory_v2], large: bool) -> None:
+    (height, width, channels), native = (*page.shape, 1)[:3], page.dtype.newbyteorder("<")
+    bytes_a_row = width * channels * native.itemsize
+    rows = min(height, max(1, (1 << 20) // bytes_a_row))
+    metadata = page.metadata
+    extra: list[tuple[int, int, int, Any, bool]] = []
+    for tag, text in _texts(metadata):
+        extra.append((tag, _ASCII, len(text) + 1, text + b"\0", True))
+    if metadata.xmp:
+        extra.append((700, _BYTE, len(metadata.xmp), metadata.xmp, True))
+    extra += [(tag, _LONG8 if large else _LONG, 1, 0, True) for tag in directories]  # where they begin comes later
+    tiff.write(
+        (zlib.compress(_predicted(strip, native).tobytes(), 6) for strip in _strips(page.bands, rows)),
+        shape=(height, width, channels) if channels > 1 else (height, width),
+        dtype=native,
+        photometric="rgb" if channels > 2 else "minisblack",
+        planarconfig="contig" if channels > 1 else None,
+        extrasamples=["unassalpha"] if channels in (2, 4) else None,
+        compression="zlib",
+        predictor=True,
+        rowsperstrip=rows,
+        metadata=None,
+        software=False,
+        iccprofile=metadata.icc,
+        resolution=metadata.dpi,
+        resolutionunit="inch" if metadata.dpi else None,
+        extratags=extra,
+    )
+
+
+def _texts(metadata: Metadata) -> Iterator[tuple[int, bytes]]:
+    exif = (parse_exif(metadata.exif) if metadata.exif else None) or PIL.Exif()
+    for tag in sorted(_TEXT.intersection(exif)):
+        value = exif[tag]
+        if text := value.encode("latin-1", "replace") if isinstance(value, str) else b"":
+            yield tag, text
+
+
+def _directories(metadata: Metadata, large: bool) -> dict[int, ImageFileDirectory_v2]:
+    """The directories that EXIF hangs below IFD 0, by the tag that points to each."""
+    exif = (parse_exif(metadata.exif) if metadata.exif else None) or PIL.Exif()
+    found = {}
+    for tag in (EXIF_IFD, GPS_IFD):
+        entries = exif.get_ifd(tag)
+        if not entries:
+            continue
+        head = b"II+\0\x08\0\0\0\0\0\0\0\0\0\0\0" if large else b"II*\0\0\0\0\0"
+        found[tag] = ImageFileDirectory_v2(ifh=head, group=tag)
+        for name, value in entries.items():
+            if name != _INTEROPERABILITY:
+                found[tag][name] = value
+    return found
+
+
+def _append(path: Path, directories: list[dict[int, ImageFileDirectory_v2]], large: bool) -> None:
+    """Puts the directories behind the pages and makes the pages' tags point to them."""
+    with tifffile.TiffFile(path) as tiff:
+        pages: list[Any] = list(tiff.pages)
+        parts = zip(pages, directories, strict=True)
+        places = [{tag: page.tags[tag].valueoffset for tag in part} for page, part in parts]
+    with path.open("r+b") as file:
+        for place, part in zip(places, directories, strict=True):
+            for tag, directory in part.items():
+                end = file.seek(0, 2)
+                file.write(b"\0" * (end % 2))
+                start = file.tell()
+                file.write(directory.tobytes(start))
+                file.seek(place[tag])
+                file.write(start.to_bytes(8 if large else 4, "little"))
+
+
+def _predicted(strip: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """TIFF's horizontal differencing: every sample less that of the pixel to its left."""
+    out = strip.astype(dtype)
+    out[:, 1:] -= strip[:, :-1]
+    return out
+
+
+def _strips(bands: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
+    """``bands`` cut anew into ``rows`` rows each, the last perhaps fewer."""
+    rest: np.ndarray | None = None
+    for band in bands:
+        rest = band if rest is None else np.concatenate([rest, band])
+        whole = len(rest) - len(rest) % rows
+        yield from (rest[i : i + rows] for i in range(0, whole, rows))
+        rest = rest[whole:]
+    if rest is not None and len(rest):
+        yield rest
