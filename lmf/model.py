@@ -89,7 +89,8 @@ class SRModel(nn.Module):
         # Channels-last speeds up the convolutions. The image is copied because a view of a single image can count as
         # channels-last although convolutions read its strides as another layout.
         channels_last = torch.empty_like(image, memory_format=torch.channels_last)
-        return self.encoder(channels_last.copy_(image))
+        feat: Tensor = self.encoder(channels_last.copy_(image))
+        return feat
 
     def render(self, lr: Tensor, size: Size) -> Tensor:
         """Enlarge ``lr`` (B, 3, h, w) in network units to (B, 3, H, W), not clamped."""
@@ -136,7 +137,8 @@ class SRModel(nn.Module):
         size = target_size((colour.shape[-2], colour.shape[-1]), scale, size)
         with evaluating(self):
             out = self.render(to_network(colour.to(self.device)), (size[0], size[1]))
-        return restore(from_network(out))
+        enlarged: Image = restore(from_network(out))
+        return enlarged
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from rich.table import Table as Overview
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from lmf.calibration.estimators import Errors, Estimator, State
+from lmf.calibration.estimators import Array, Errors, Estimator, State
 from lmf.calibration.painter import RememberingPainter
 from lmf.data import EvalSet, Source
 from lmf.data.folder import OnCorrupt
@@ -219,7 +219,7 @@ def measure(
     rows = owner(axis(target.cells[0], *target.rows, device=cell.device), h)
     cols = owner(axis(target.cells[1], *target.cols, device=cell.device), w)
 
-    def by_latent(x: Tensor) -> np.ndarray:
+    def by_latent(x: Tensor) -> Array:
         """Sum ``x`` (rows, cols) over the pixels of each latent: (h w,)."""
         x = x.new_zeros(h, x.shape[1]).index_add_(0, rows, x)
         return x.new_zeros(h, w).index_add_(1, cols, x).flatten().cpu().numpy()
