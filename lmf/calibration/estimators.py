@@ -42,7 +42,7 @@ class Estimator(Protocol):
 
     Attributes:
         folds: number of states.
-        clip, skip: how to measure errors, see `lmf.calibration.loop.measure`.
+        clip, skip: how to measure errors, see `lmf.calibration.measurement.measure`.
         overlap: whether its tables are for rendering with overlap, see `lmf.renderers.CMSR`.
         scales: target scales, ascending.
         levels: scales to render at, ascending. A target scale uses the levels below it.
