@@ -89,7 +89,8 @@ class SRModel(nn.Module):
         # Channels-last speeds up the convolutions. The image is copied because a view of a single image can count as
         # channels-last although convolutions read its strides as another layout.
         channels_last = torch.empty_like(image, memory_format=torch.channels_last)
-        return self.encoder(channels_last.copy_(image))
+        feat: Tensor = self.encoder(channels_last.copy_(image))
+        return feat
 
     def render(self, lr: Tensor, size: Size) -> Tensor:
         """Enlarge ``lr`` (B, 3, h, w) in network units to (B, 3, H, W), not clamped."""
@@ -136,7 +137,10 @@ class SRModel(nn.Module):
         planes, compose = io.decompose(image)
         size = target_size((planes[0].shape[-2], planes[0].shape[-1]), scale, size)
         with evaluating(self):
-            return compose([from_network(self.render(to_network(plane.to(self.device)), size)) for plane in planes])
+            enlarged: Image = compose(
+                [from_network(self.render(to_network(plane.to(self.device)), size)) for plane in planes]
+            )
+        return enlarged
 
 
 @dataclass(frozen=True)
