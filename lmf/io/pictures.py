@@ -111,13 +111,12 @@ def read_header(path: str | Path) -> Header:
             return Header(name, netpbm.size(path))
         if name == "PNG":
             size, metadata, frames, depth = png.header(path)
-            header = Header(name, size, orientation_of(metadata.exif), metadata, deep=depth == 16)
         else:
-            size, orientation, metadata, frames = pil.header(path, name)
-            header = Header(name, size, orientation, metadata, deep=name == "AVIF" and pil.avif_depth(path) > 8)
+            size, metadata, frames = pil.header(path, name)
+            depth = pil.avif_depth(path) if name == "AVIF" else 8
         if frames > 1:
             raise ImageError(f"it is an animation of {frames} frames; split it into single pictures")
-        return header
+        return Header(name, size, orientation_of(metadata.exif), metadata, deep=depth > 8)
 
 
 def _pages(path: Path, header: Header, max_pixels: int) -> Iterator[Picture]:

@@ -185,7 +185,7 @@ def test_run_py_and_the_module_are_the_command():
 
 WITHOUT_EXTRAS = """
 import sys
-for name in ("lightning", "hydra", "omegaconf", "torchmetrics", "kornia", "kornia_rs", "wandb", "matplotlib", "skimage"):
+for name in ("lightning", "hydra", "omegaconf", "torchmetrics", "kornia", "wandb", "matplotlib", "skimage"):
     sys.modules[name] = None  # as if not installed
 from lmf.app.cli import main
 main(sys.argv[1:])
