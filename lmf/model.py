@@ -66,6 +66,8 @@ class SRModel(nn.Module):
         shapes = [tuple(t.shape) for t in (lr, coord, cell)]
         if [len(s) for s in shapes] != [4, 3, 2] or (lr.shape[1], coord.shape[2], cell.shape[1]) != (3, 2, 2):
             raise ValueError("lr must be (B, 3, h, w), coord (B, Q, 2), cell (B, 2); got {}, {}, {}".format(*shapes))
+        if len({s[0] for s in shapes}) > 1:
+            raise ValueError("lr, coord and cell must have the same batch size; got shapes {}, {}, {}".format(*shapes))
         if feat is not None:
             return self.decoder.query(self.decoder.latent(feat, lr, cell), coord, cell)
         padded = self.pad(lr)
