@@ -65,9 +65,8 @@ def test_save_leaves_nothing_behind_when_it_fails(model, tmp_path, monkeypatch):
 
 def test_equal_models_give_equal_files(model, tmp_path):
     """Safetensors alone writes its metadata in random order."""
-    code = (
-        "import sys, lmf; lmf.checkpoint.save(lmf.load(sys.argv[1]), sys.argv[2], {'data': 'mine', 'licence': 'CC0'})"
-    )
+    card = {"data": "mine", "licence": "CC0"}
+    code = f"import sys, lmf; lmf.checkpoint.save(lmf.load(sys.argv[1]), sys.argv[2], {card})"
     checkpoint.save(model, tmp_path / "m.safetensors")
     files = [tmp_path / f"{i}.safetensors" for i in range(4)]
     for file in files:
