@@ -139,8 +139,8 @@ def test_a_killed_worker_does_not_end_the_others(tmp_path):
     while not killed and process.poll() is None:
         time.sleep(0.2)
         last = [*tmp_path.glob("runs/k/sweep-*/*/checkpoints/last.ckpt")]
-        workers = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline")
-                   if b"popen_loky" in read(path) and str(tmp_path).encode() in read(path.with_name("environ"))]  # fmt: skip
+        loky = [path.parent for path in Path("/proc").glob("[0-9]*/cmdline") if b"popen_loky" in read(path)]
+        workers = [int(path.name) for path in loky if str(tmp_path).encode() in read(path / "environ")]
         if last and workers:
             os.kill(workers[0], signal.SIGKILL)
             killed = True
