@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -199,16 +200,32 @@ class Enlargement:
         return replace(self, image=self.image[:, :, start:stop], target=target)
 
 
+_LOCK = threading.Lock()
+_EVALUATING: dict[nn.Module, tuple[int, list[tuple[nn.Module, bool]]]] = {}  # threads inside, and the modes before
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put ``model`` into evaluation mode and restore the mode of every submodule afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    """Put ``model`` into evaluation mode and restore the mode of every submodule afterwards.
+
+    Threads may enter at the same time; the modes are restored when the last of them leaves.
+    """
+    with _LOCK:
+        inside, modes = _EVALUATING.get(model, (0, []))
+        if not inside:
+            modes = [(module, module.training) for module in model.modules()]
+            model.eval()
+        _EVALUATING[model] = (inside + 1, modes)
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        with _LOCK:
+            inside, modes = _EVALUATING.pop(model)
+            if inside > 1:
+                _EVALUATING[model] = (inside - 1, modes)
+            else:
+                for module, training in modes:
+                    module.training = training
 
 
 def target_size(lr_size: Size, scale: float | None, size: Size | None) -> Size:
