@@ -18,7 +18,8 @@ from lmf.io.metadata import Metadata, from_info
 from lmf.io.samples import full_range
 
 # Formats whose files grow with their pictures: the most pixels that a byte of theirs can become.
-_RATIO = {"JPEG": 1024, "GIF": 4096, "BMP": 256}
+_RATIO = {"JPEG": 1024, "GIF": 4096, "BMP": 256, "AVIF": 1 << 15}
+_ANYWAY = {"AVIF": 1 << 26}  # pixels that a file may have however short it is, as flat pictures take next to nothing
 _EXIF_LONGEST, _XMP_LONGEST = 65527, 65502  # bytes in a JPEG file
 _FULL_CHROMA = 90  # the quality from which on colours keep their resolution
 
@@ -41,7 +42,7 @@ def header(path: Path, name: str) -> tuple[tuple[int, int], Metadata, int]:
         # The further pictures of an MPO file are previews and views of the first.
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         size, ratio = (image.height, image.width), _RATIO.get(name)
-        if ratio and size[0] * size[1] > ratio * path.stat().st_size:
+        if ratio and size[0] * size[1] > max(ratio * path.stat().st_size, _ANYWAY.get(name, 0)):
             raise ImageError(f"the file lacks data: {path.stat().st_size} bytes cannot hold {size[1]} x {size[0]}")
         return size, from_info(image.info, image.mode), frames
 

@@ -162,7 +162,7 @@ def test_large_pictures_up_to_max_pixels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes]
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow's own limit plays no part
-    for name in ("rgb.png", "baseline.jpg", "rgb.bmp", "palette.gif", "tiles.tif", "rgb.ppm"):
+    for name in ("rgb.png", "baseline.jpg", "rgb.bmp", "palette.gif", "tiles.tif", "lossy.webp", "rgb.ppm"):
         path = tmp_path / name
         path.write_bytes(files[name])
         assert io.read(path, max_pixels=1200).shape[:2] == (30, 40)
