@@ -52,6 +52,15 @@ test-all: setup
 	$(BIN)/python -m pytest -q $(ARGS)
 	$(BIN)/python -m pytest -q --nbmake notebooks
 
+# The instrumented kernel has a cache folder to itself. Python is not instrumented, so the runtime is loaded before it.
+SANITIZE := LMF_CACHE="$(CURDIR)/build/sanitize" LMF_FUZZ=2000 OMP_NUM_THREADS=1 LMF_CXXFLAGS="-O1 -g -fno-omit-frame-pointer \
+  -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+sanitize: setup
+	$(SANITIZE) $(BIN)/python -m lmf.kernels
+	$(SANITIZE) LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  $(BIN)/python -m pytest -q -m "not ddp and not gpu" tests/kernels tests/renderers $(ARGS)
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -66,6 +67,8 @@ class SRModel(nn.Module):
         shapes = [tuple(t.shape) for t in (lr, coord, cell)]
         if [len(s) for s in shapes] != [4, 3, 2] or (lr.shape[1], coord.shape[2], cell.shape[1]) != (3, 2, 2):
             raise ValueError("lr must be (B, 3, h, w), coord (B, Q, 2), cell (B, 2); got {}, {}, {}".format(*shapes))
+        if len({s[0] for s in shapes}) > 1:
+            raise ValueError("lr, coord and cell must have the same batch size; got shapes {}, {}, {}".format(*shapes))
         if feat is not None:
             return self.decoder.query(self.decoder.latent(feat, lr, cell), coord, cell)
         padded = self.pad(lr)
@@ -89,7 +92,8 @@ class SRModel(nn.Module):
         # Channels-last speeds up the convolutions. The image is copied because a view of a single image can count as
         # channels-last although convolutions read its strides as another layout.
         channels_last = torch.empty_like(image, memory_format=torch.channels_last)
-        return self.encoder(channels_last.copy_(image))
+        feat: Tensor = self.encoder(channels_last.copy_(image))
+        return feat
 
     def render(self, lr: Tensor, size: Size) -> Tensor:
         """Enlarge ``lr`` (B, 3, h, w) in network units to (B, 3, H, W), not clamped."""
@@ -136,7 +140,10 @@ class SRModel(nn.Module):
         planes, compose = io.decompose(image)
         size = target_size((planes[0].shape[-2], planes[0].shape[-1]), scale, size)
         with evaluating(self):
-            return compose([from_network(self.render(to_network(plane.to(self.device)), size)) for plane in planes])
+            enlarged: Image = compose(
+                [from_network(self.render(to_network(plane.to(self.device)), size)) for plane in planes]
+            )
+        return enlarged
 
 
 @dataclass(frozen=True)
@@ -193,16 +200,32 @@ class Enlargement:
         return replace(self, image=self.image[:, :, start:stop], target=target)
 
 
+_LOCK = threading.Lock()
+_EVALUATING: dict[nn.Module, tuple[int, list[tuple[nn.Module, bool]]]] = {}  # threads inside, and the modes before
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put ``model`` into evaluation mode and restore the mode of every submodule afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    """Put ``model`` into evaluation mode and restore the mode of every submodule afterwards.
+
+    Threads may enter at the same time; the modes are restored when the last of them leaves.
+    """
+    with _LOCK:
+        inside, modes = _EVALUATING.get(model, (0, []))
+        if not inside:
+            modes = [(module, module.training) for module in model.modules()]
+            model.eval()
+        _EVALUATING[model] = (inside + 1, modes)
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        with _LOCK:
+            inside, modes = _EVALUATING.pop(model)
+            if inside > 1:
+                _EVALUATING[model] = (inside - 1, modes)
+            else:
+                for module, training in modes:
+                    module.training = training
 
 
 def target_size(lr_size: Size, scale: float | None, size: Size | None) -> Size:

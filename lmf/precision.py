@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ from lmf.errors import UserError
 _MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-def autocast(precision: str | int, device: torch.device | str) -> Callable[[], AbstractContextManager]:
+def autocast(precision: str | int, device: torch.device | str) -> Callable[[], AbstractContextManager[Any]]:
     """Return a function that creates the autocast context for ``precision`` on ``device``.
 
     Args:

@@ -1,5 +1,7 @@
 """Test `SRModel` with every decoder at arbitrary sizes, scales and batch sizes."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -183,3 +185,17 @@ def test_modulations_lie_latent_by_latent(encoder):
     with torch.inference_mode():
         latent = model.prepare(torch.rand(16, 24, 3).permute(2, 0, 1)[None], (64, 96)).latent()
     assert latent.modulation.stride(-1) == 1
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_threads_agree_with_one(training):
+    torch.manual_seed(0)
+    encoder = encoders.SwinIR(8, window=4, embed=8, depths=[2, 2], heads=[2, 2], drop_path=0.5)
+    model = SRModel(encoder, decoders.LMLIIF(8, depth=2, hyper=(16,))).train(training)
+    pictures = [torch.rand(3, 12 + i, 9, generator=torch.Generator().manual_seed(i)) for i in range(8)]
+    alone = [model.upscale(picture, scale=2.5) for picture in pictures]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda picture: model.upscale(picture, scale=2.5), pictures * 4))
+    for expected, found in zip(alone * 4, together, strict=True):
+        torch.testing.assert_close(found, expected)
+    assert all(module.training is training for module in model.modules())

@@ -216,10 +216,10 @@ def compose_and_run(arguments: Sequence[str]) -> None:
     with needed("train"):
         import hydra
 
-        from lmf.app import overrides, pipeline
+        from lmf.app import overrides, pipeline, sweep
     check_launcher(arguments)
     sys.argv[1:] = overrides.quoted(arguments)
-    with pipeline.explained():
+    with pipeline.explained(), sweep.surviving_workers(arguments):
         hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(pipeline.run)()
 
 

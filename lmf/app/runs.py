@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 import multiprocessing
 import os
 import sys
@@ -21,7 +22,7 @@ import torch
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 import lmf
 from lmf.errors import UserError
@@ -192,10 +193,22 @@ def flags(arguments: Sequence[str]) -> list[str]:
     return flags
 
 
+def optimizer_steps(epochs: int, iterations: int, *, _root_: DictConfig) -> int:
+    """Return how many steps the optimizer takes in ``epochs`` epochs of ``iterations`` batches.
+
+    ``trainer.accumulate_grad_batches``, ``trainer.limit_train_batches`` and ``trainer.overfit_batches`` count.
+    """
+    trainer = _root_.get("trainer") or {}
+    for limit in (trainer.get("limit_train_batches"), trainer.get("overfit_batches")):
+        if limit:
+            iterations = int(iterations * limit) if isinstance(limit, float) else min(iterations, limit)
+    return max(1, epochs * math.ceil(iterations / (trainer.get("accumulate_grad_batches") or 1)))
+
+
 _SWEEP_ONLY = ("hydra.mode", "hydra.sweep", "hydra.launcher", "hydra/launcher", "hydra/sweeper")
 
 OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
 OmegaConf.register_new_resolver("sweep_dir", sweep_dir, replace=True)
 OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 OmegaConf.register_new_resolver("cache_folder", lambda: str(cache_folder()), replace=True)
-OmegaConf.register_new_resolver("mul", lambda a, b: a * b, replace=True)
+OmegaConf.register_new_resolver("optimizer_steps", optimizer_steps, replace=True)

@@ -11,7 +11,9 @@ import atexit
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from lmf.training.results import Result, Results, console, csv_text, format_valu
 log = logging.getLogger(__name__)
 
 NOTE = "job.json"
+ATTEMPT, ATTEMPTS = "LMF_SWEEP_ATTEMPT", 3
 FIGURES = (
     "set",
     "scale",
@@ -74,6 +77,26 @@ class SweepCallback(Callback):
         error = one_line(job_return._return_value, limit=1000) if failed else None
         write_note(folder, list(config.hydra.overrides.task), error, identity(config))
         collect(folder.parent)
+
+
+@contextmanager
+def surviving_workers(arguments: Sequence[str]) -> Iterator[None]:
+    """Start the command again when a worker of joblib is killed in a multirun.
+
+    Joblib then ends all workers. Jobs that have finished are skipped; a job that is killed `ATTEMPTS` times fails.
+
+    Args:
+        arguments: of the command, as it was called.
+    """
+    try:
+        yield
+    except Exception as error:
+        attempt = int(os.environ.get(ATTEMPT, "1"))
+        if type(error).__name__ != "TerminatedWorkerError" or attempt == ATTEMPTS:
+            raise
+        log.warning("a worker was killed; the jobs that have not finished are started again")
+        os.environ[ATTEMPT] = str(attempt + 1)
+        os.execv(sys.executable, [sys.executable, "-m", "lmf", *arguments])
 
 
 def write_note(folder: Path, overrides: Sequence[str], error: str | None, identity: str) -> None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from lmf.renderers.cmsr.tables import Table, psnr
 
-State = dict[str, np.ndarray]
+Array = npt.NDArray[Any]
+State = dict[str, Array]
 ByScale = Mapping[float, Sequence[Table]]
 
 
@@ -30,9 +32,9 @@ class Errors:
             in network units between rendering at the target scale and at that level with bilinear enlargement.
     """
 
-    intensity: np.ndarray
-    pixels: np.ndarray
-    squares: Mapping[float, np.ndarray]
+    intensity: Array
+    pixels: Array
+    squares: Mapping[float, Array]
 
 
 class Estimator(Protocol):
@@ -40,7 +42,7 @@ class Estimator(Protocol):
 
     Attributes:
         folds: number of states.
-        clip, skip: how to measure errors, see `lmf.calibration.loop.measure`.
+        clip, skip: how to measure errors, see `lmf.calibration.measurement.measure`.
         overlap: whether its tables are for rendering with overlap, see `lmf.renderers.CMSR`.
         scales: target scales, ascending.
         levels: scales to render at, ascending. A target scale uses the levels below it.
@@ -126,7 +128,7 @@ class Released:
                 limits[-1] = self.candidates[remaining[-1]]
                 limits[: len(below)] = np.minimum(limits[: len(below)], limits[-1])
 
-    def mean_squares(self, errors: Errors, squares: np.ndarray) -> list[float]:
+    def mean_squares(self, errors: Errors, squares: Array) -> list[float]:
         """Return the mean squared difference of the latents within 0.001 of each candidate, NaN without any."""
         means = []
         for candidate in self.candidates:
@@ -249,12 +251,14 @@ class Pooled:
         return selected
 
 
-def shares(outcomes: Sequence[State], n: int) -> np.ndarray:
+def shares(outcomes: Sequence[State], n: int) -> Array:
     """Return rendered pixels divided by output pixels, for each table (tables,) of scale number ``n``."""
-    return sum(outcome["rendered"][n] for outcome in outcomes) / sum(outcome["pixels"][n] for outcome in outcomes)
+    rendered, pixels = (sum(outcome[key][n] for outcome in outcomes) for key in ("rendered", "pixels"))
+    share: Array = rendered / pixels
+    return share
 
 
-def allocate(squares: np.ndarray, pixels: np.ndarray, cost: np.ndarray, prices: np.ndarray) -> np.ndarray:
+def allocate(squares: Array, pixels: Array, cost: Array, prices: Array) -> Array:
     """Find, for each price, the cheapest level of every bin such that levels do not decrease from bin to bin.
 
     The sum over bins of ``cost[level] * pixels + price * squares[level]`` is minimised. The finer of two equal levels

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from lmf.checkpoint import foreign, published
@@ -26,7 +25,7 @@ from lmf.checkpoint.translate import without_wrappers
 from lmf.decoders.base import Decoder
 from lmf.encoders.base import Encoder
 from lmf.errors import UserError, one_line
-from lmf.io.files import replacing
+from lmf.io.files import write_bytes
 from lmf.model import SRModel
 from lmf.weights import bundled
 
@@ -77,16 +76,15 @@ def save(
     metadata = {"lmf": json.dumps({"format": FORMAT, "config": model.config}), "card": json.dumps(card or {})}
     path = Path(path)
     state = {k: (v.half() if half else v).contiguous() for k, v in model.state_dict().items()}
-    with replacing(path) as temporary:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # of a new file; safetensors makes its own readable by the owner alone
-        try:
-            save_file(state, temporary, metadata)
-        except SafetensorError as error:  # of the disk, with its number in the text alone
-            if number := re.search(r"os error (\d+)", str(error)):
-                raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
-            raise
-        temporary.chmod(mode)
+    write_bytes(path, sorted_header(serialize(state, metadata)))
+
+
+def sorted_header(data: bytes) -> bytes:
+    """Return the safetensors file ``data`` with sorted keys in its header, so that equal content has equal bytes."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
 def list_models() -> dict[str, dict[str, Any]]:

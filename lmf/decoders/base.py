@@ -119,7 +119,8 @@ class Decoder(nn.Module):
     def render(self, latent: Latent, target: grid.Grid, cell: Tensor) -> Tensor:
         """Query every pixel of ``target``: (B, 3, rows, cols)."""
         coord = target.coord(cell.device).expand(len(cell), -1, 2)
-        return self.query(latent, coord, cell).transpose(1, 2).unflatten(2, target.size)
+        out: Tensor = self.query(latent, coord, cell).transpose(1, 2).unflatten(2, target.size)
+        return out
 
     @property
     def constant_memory(self) -> bool:
@@ -177,4 +178,5 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers, Linear(in_dim, out_dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+        out: Tensor = self.layers(x)
+        return out

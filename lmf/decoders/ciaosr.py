@@ -78,7 +78,8 @@ class CiaoSR(Decoder):
                 value = torch.cat([grid.take(latent.key, index), grid.take(latent.nonlocal_, index)], dim=-1)
                 yield value * self.imnet_v(torch.cat([value, place], dim=-1))  # (B, Q, 10C)
 
-        return self.imnet_q(attended(scores, values()))
+        rgb: Tensor = self.imnet_q(attended(scores, values()))
+        return rgb
 
 
 def attended(scores: list[Tensor], values: Iterable[Tensor]) -> Tensor:

@@ -64,7 +64,8 @@ class CrossScaleAttention(nn.Module):
         large = F.fold(
             value @ blend.transpose(1, 2), (padded[0] * _SCALE, padded[1] * _SCALE), **patch
         )  # (B, C, 2 h, 2 w)
-        return (self.down(large) / _OVERLAP)[:, :, :h, :w]
+        out: Tensor = self.down(large) / _OVERLAP
+        return out[:, :, :h, :w]
 
 
 def _tiles(n: int) -> list[tuple[int, int]]:

@@ -109,7 +109,8 @@ class DIIF(Decoder):
         else:
             x = self.row_vectors(latent, index, coord, cell)
         first, rest = split(self.fine)
-        return rest(x + F.linear((coord - centre) * size, first.weight[:, -2:]))
+        rgb: Tensor = rest(x + F.linear((coord - centre) * size, first.weight[:, -2:]))
+        return rgb
 
     def row_vectors(self, latent: SliceLatent, index: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
         """Return the `slice_vector` (B, Q, N) of each query's slice, computing each distinct slice once."""

@@ -74,4 +74,5 @@ class LMLTE(LMFDecoder):
         return ModulatedLatent((h, w), image, modulation, waves)
 
     def extra(self, rel_cell: Tensor) -> Tensor:
-        return (self.imphase if self.code_channels else self.phase)(rel_cell)
+        phase: Tensor = (self.imphase if self.code_channels else self.phase)(rel_cell)
+        return phase

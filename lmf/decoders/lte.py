@@ -124,6 +124,7 @@ def fourier(waves: Tensor, rel: Tensor, phase: Tensor) -> Tensor:
         (..., N).
     """
     n = waves.shape[-1] // 2
-    coef, freq_y, freq_x = waves.split((n, n // 2, n // 2), dim=-1)
+    parts: tuple[Tensor, Tensor, Tensor] = waves.split((n, n // 2, n // 2), dim=-1)
+    coef, freq_y, freq_x = parts
     f = math.pi * (freq_y * rel[..., :1] + freq_x * rel[..., 1:] + phase)
     return coef * torch.cat([f.cos(), f.sin()], dim=-1)

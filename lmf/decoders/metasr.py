@@ -44,5 +44,5 @@ class MetaSR(Decoder):
         offset = ((corner - grid.latent_centre(index, latent.size)) * size + 1) / 2  # in [0, 1] within the latent cell
         rows = grid.relative_cell(cell, latent.size)[:, None, :1] / 2  # 1 / scale
         x = torch.cat([offset, rows.expand(*offset.shape[:2], 1)], dim=-1)
-        filters = self.imnet(x).unflatten(-1, (-1, 3))  # (B, Q, 9C, 3)
+        filters: Tensor = self.imnet(x).unflatten(-1, (-1, 3))  # (B, Q, 9C, 3)
         return (grid.take(latent.feat, index)[..., None, :] @ filters).squeeze(-2)

@@ -80,7 +80,8 @@ class ModulatedMLP(nn.Module):
         for level in range(self.depth):
             x = self.layers[2 * level](x)
             x = (x * (1 + scales[..., level, :]) + shifts[..., level, :]).relu()
-        return self.layers[-1](x)
+        out: Tensor = self.layers[-1](x)
+        return out
 
     def weights(self) -> kernels.Weights:
         """Return the weights, stacked for `lmf.kernels`."""

@@ -29,7 +29,8 @@ class EDSR(Encoder):
         x = head
         for block in self.blocks:
             x = block(x)
-        return self.tail(x).add_(head)
+        out: Tensor = self.tail(x)
+        return out.add_(head)
 
 
 class ResidualBlock(nn.Module):
@@ -42,7 +43,7 @@ class ResidualBlock(nn.Module):
         self.res_scale = res_scale
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(self.conv1(x).relu_())  # in place: allocating large maps costs more than the operation
+        y: Tensor = self.conv2(self.conv1(x).relu_())  # in place: allocating large maps costs more than the operation
         if self.res_scale != 1:
             y = y * self.res_scale
         return y.add_(x)

@@ -30,13 +30,14 @@ class RDN(Encoder):
         self.receptive_field = blocks * layers + 3
 
     def forward(self, image: Tensor) -> Tensor:
-        shallow = self.shallow1(image)  # (B, C, h, w)
+        shallow: Tensor = self.shallow1(image)  # (B, C, h, w)
         x = self.shallow2(shallow)
         outputs = []
         for block in self.blocks:
             x = block(x)
             outputs.append(x)
-        return self.fusion(torch.cat(outputs, dim=1)) + shallow
+        fused: Tensor = self.fusion(torch.cat(outputs, dim=1))
+        return fused + shallow
 
 
 class ResidualDenseBlock(nn.Module):
@@ -51,4 +52,5 @@ class ResidualDenseBlock(nn.Module):
         dense = x
         for conv in self.convs:
             dense = torch.cat([dense, conv(dense).relu()], dim=1)  # (B, width + i growth, h, w)
-        return self.fusion(dense) + x
+        fused: Tensor = self.fusion(dense)
+        return fused + x

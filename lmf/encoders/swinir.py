@@ -104,7 +104,8 @@ class Group(nn.Module):
                 x = recompute(block, x, index, mask, use_reentrant=False)
             else:
                 x = block(x, index, mask)
-        return self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) + skip
+        out: Tensor = self.conv(x.permute(0, 3, 1, 2))
+        return out.permute(0, 2, 3, 1) + skip
 
 
 class Block(nn.Module):

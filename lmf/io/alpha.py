@@ -1,7 +1,7 @@
 """Transparency: pictures that are enlarged together with their alpha channel.
 
-Colours are multiplied with alpha before they are enlarged and divided by the enlarged alpha afterwards. So a colour
-counts as far as it can be seen, and what lies under zero alpha counts nothing.
+Colours and alpha are enlarged separately. Before that, colours that can hardly be seen are replaced by an average of
+their neighbours in which each counts as much as its alpha, so that what lies under zero alpha counts nothing.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what PIL's convert("L") uses
-_LEAST = 1 / 65535  # alpha below which no format keeps a colour
-_FAINT = 1 / 1024  # alpha too small to divide by
+_SEEN = 1 / 4  # alpha from which on a colour stays as it is
+_LEAST = 1e-6
 
 
 def split(planes: Tensor) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Tensor]]:
@@ -28,25 +29,41 @@ def split(planes: Tensor) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Te
     """
     channels, device = planes.shape[1], planes.device
     alpha = planes[:, -1:] if channels in (2, 4) else None
-    colour = planes[:, :3] if channels > 2 else planes[:, :1].expand(-1, 3, -1, -1)
+    colour = planes[:, :3] if channels > 2 else planes[:, :1]
     flat = alpha is None or bool((alpha == alpha[:1, :, :1, :1]).all())
-    pictures = [colour] if alpha is None or flat else [colour * alpha, alpha.expand(-1, 3, -1, -1)]
+    pictures = [colour] if alpha is None or flat else [filled(colour, alpha), alpha]
 
     def merge(enlarged: Sequence[Tensor]) -> Tensor:
         out, *rest = (picture.detach().to(device, torch.float32).clamp(0, 1) for picture in enlarged)
+        if channels < 3:
+            out = grey(out)
         if alpha is None:
-            return grey(out) if channels < 3 else out
-        if flat:
-            seen = alpha[:1, :, :1, :1].expand(len(out), 1, *out.shape[-2:])
-        else:
-            seen = grey(rest[0])
-            # Models do not keep grey exactly grey, so each channel is divided by its own alpha, that white stays white.
-            # Where that is nothing, the colour is as bright as all channels together.
-            brightness = grey(out) / seen.clamp_min(_LEAST)
-            out = ((out + _FAINT * brightness) / (rest[0] + _FAINT)).clamp_max(1)
-        return torch.cat([grey(out) if channels < 3 else out, seen], dim=1)
+            return out
+        seen = alpha[:1, :, :1, :1].expand(len(out), 1, *out.shape[-2:]) if flat else grey(rest[0])
+        return torch.cat([out, seen], dim=1)
 
-    return pictures, merge
+    return [picture.expand(-1, 3, -1, -1) for picture in pictures], merge
+
+
+def filled(colour: Tensor, alpha: Tensor) -> Tensor:
+    """Gives pixels that can hardly be seen the colour of their neighbourhood.
+
+    Colours multiplied with alpha are averaged over ever larger squares; from the largest down, each square takes from
+    the next larger one what it lacks in alpha.
+
+    Args:
+        colour: (B, C, h, w).
+        alpha: (B, 1, h, w).
+    """
+    squares = [(colour * alpha, alpha)]
+    while max(squares[-1][0].shape[-2:]) > 1:
+        squares.append(tuple(F.avg_pool2d(part, 2, ceil_mode=True) for part in squares[-1]))  # type: ignore[arg-type]
+    total, weight = squares.pop()
+    out = total / weight.clamp_min(_LEAST)
+    for total, weight in reversed(squares):
+        around = F.interpolate(out, total.shape[-2:], mode="bilinear")
+        out = torch.lerp(around, total / weight.clamp_min(_LEAST), (weight / _SEEN).clamp_max(1))
+    return torch.where(alpha < _SEEN, out, colour)
 
 
 def grey(colours: Tensor) -> Tensor:

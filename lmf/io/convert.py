@@ -37,8 +37,8 @@ class Parts(NamedTuple):
 def decompose(image: Any) -> Parts:
     """Takes a picture apart into colours and alpha, and gives the way back.
 
-    Grey is restored as the luma (BT.601) of the colours; integers are rounded half up. With alpha that varies, colours
-    come multiplied with it (`lmf.io.alpha`).
+    Grey is restored as the luma (BT.601) of the colours; integers are rounded half up. Where alpha varies, invisible
+    colours are replaced (`lmf.io.alpha`).
 
     Args:
         image: PIL image; numpy array (H, W[, C]) of uint8, uint16 or float in [0, 1]; or float tensor ([B,] C, H, W)

@@ -28,10 +28,10 @@ FORMATS = {suffix: name for name, suffixes in _FORMATS.items() for suffix in suf
 SUFFIXES = tuple(FORMATS)
 """Suffixes of the files that `lmf.io.read` takes for pictures."""
 
-WRITABLE = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp", *_FORMATS["AVIF"])
+WRITABLE = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp", *_FORMATS["AVIF"], *_FORMATS["HEIF"])
 """Suffixes that `lmf.io.write` knows."""
 
-_LOSSY = {"JPEG": 65535, "WEBP": 16383, "AVIF": 65535}  # with the most pixels a side
+_LOSSY = {"JPEG": 65535, "WEBP": 16383, "AVIF": 65535, "HEIF": 16384}  # with the most pixels a side
 _SUBSAMPLING = ("4:4:4", "4:2:2", "4:2:0")
 
 

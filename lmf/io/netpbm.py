@@ -47,6 +47,8 @@ def decode(path: Path) -> np.ndarray:
     else:
         text = re.sub(rb"#[^\n]*", b"", data[end:])
         words = re.findall(rb"[01]", text) if kind == 1 else text.split()
+        if kind > 1 and not text[-1:].isspace() and len(words) == count:  # digits of the last value may be missing
+            raise ImageError("the file is truncated: no space follows the last value")
         values = np.array([_number(word) for word in _enough(words, count)], np.int64)
         values = 1 - values if kind == 1 else values
     values = full_range(values, most)

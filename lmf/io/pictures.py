@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lmf.io import formats, netpbm, pil, png, tiff, tiff_writer
+from lmf.io import formats, netpbm, pil, png, tiff, tiff_writer, webp
 from lmf.io.convert import check_array
 from lmf.io.files import replacing
 from lmf.io.formats import FORMATS, ImageError
@@ -111,13 +111,14 @@ def read_header(path: str | Path) -> Header:
             return Header(name, netpbm.size(path))
         if name == "PNG":
             size, metadata, frames, depth = png.header(path)
-            header = Header(name, size, orientation_of(metadata.exif), metadata, deep=depth == 16)
+        elif name == "WEBP":
+            (size, metadata, frames), depth = webp.header(path), 8
         else:
-            size, orientation, metadata, frames = pil.header(path, name)
-            header = Header(name, size, orientation, metadata, deep=name == "AVIF" and pil.avif_depth(path) > 8)
+            size, metadata, frames = pil.header(path, name)
+            depth = pil.avif_depth(path) if name == "AVIF" else 8
         if frames > 1:
             raise ImageError(f"it is an animation of {frames} frames; split it into single pictures")
-        return header
+        return Header(name, size, orientation_of(metadata.exif), metadata, deep=depth > 8)
 
 
 def _pages(path: Path, header: Header, max_pixels: int) -> Iterator[Picture]:
@@ -136,6 +137,8 @@ def _pages(path: Path, header: Header, max_pixels: int) -> Iterator[Picture]:
             checked(header.size)
             if header.format == "PNG":
                 array = png.decode(path)
+            elif header.format == "WEBP":
+                array = webp.decode(path)
             elif header.format == "PPM":
                 array = netpbm.decode(path)
             else:

@@ -14,11 +14,12 @@ from PIL import Image as PIL
 
 from lmf.io import jpeg
 from lmf.io.formats import ImageError
-from lmf.io.metadata import ORIENTATION, Metadata, from_info
+from lmf.io.metadata import Metadata, from_info
 from lmf.io.samples import full_range
 
 # Formats whose files grow with their pictures: the most pixels that a byte of theirs can become.
-_RATIO = {"JPEG": 1024, "GIF": 4096, "BMP": 256}
+_RATIO = {"JPEG": 1024, "GIF": 4096, "BMP": 256, "AVIF": 1 << 15}
+_ANYWAY = {"AVIF": 1 << 26}  # pixels that a file may have however short it is, as flat pictures take next to nothing
 _EXIF_LONGEST, _XMP_LONGEST = 65527, 65502  # bytes in a JPEG file
 _FULL_CHROMA = 90  # the quality from which on colours keep their resolution
 
@@ -35,15 +36,15 @@ def opened(source: Path | bytes, name: str) -> Iterator[PIL.Image]:
         yield image
 
 
-def header(path: Path, name: str) -> tuple[tuple[int, int], int, Metadata, int]:
-    """The stored (height, width), the orientation, the metadata and the number of frames."""
+def header(path: Path, name: str) -> tuple[tuple[int, int], Metadata, int]:
+    """The stored (height, width), the metadata and the number of frames."""
     with opened(path, name) as image:
         # The further pictures of an MPO file are previews and views of the first.
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         size, ratio = (image.height, image.width), _RATIO.get(name)
-        if ratio and size[0] * size[1] > ratio * path.stat().st_size:
+        if ratio and size[0] * size[1] > max(ratio * path.stat().st_size, _ANYWAY.get(name, 0)):
             raise ImageError(f"the file lacks data: {path.stat().st_size} bytes cannot hold {size[1]} x {size[0]}")
-        return size, _orientation(image), from_info(image.info, image.mode), frames
+        return size, from_info(image.info, image.mode), frames
 
 
 def decode(path: Path, name: str) -> np.ndarray:
@@ -81,14 +82,6 @@ def _jpeg2000_depth(path: Path) -> int:
     at = data.find(b"\xff\x4f\xff\x51")
     value = data[at + 42] if 0 <= at < len(data) - 42 else 0
     return 0 if value & 0x80 else value + 1
-
-
-def _orientation(image: PIL.Image) -> int:
-    try:
-        value = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # damaged EXIF raises all kinds
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def from_pil(image: PIL.Image) -> np.ndarray:

@@ -23,14 +23,16 @@ _INCH = 0.0254  # metres
 
 
 def chunks(file: BinaryIO, pixels: bool) -> Iterator[tuple[bytes, bytes]]:
-    """(name, data) of the chunks of a PNG file; data only of those that are needed, ``pixels`` or not.
+    """Gives (name, data) of the chunks of a PNG file that are needed for its header, or for its ``pixels`` as well.
 
     Raises:
-        ImageError: the file ends before its last chunk, or a needed chunk is damaged.
+        ImageError: a needed chunk is damaged, or the file ends before it.
     """
     file.seek(len(_SIGNATURE))
     while True:
         head = file.read(8)
+        if len(head) < 8 and not pixels:
+            return
         if len(head) < 8:
             raise ImageError("the file is truncated")
         length, name = int.from_bytes(head[:4]), head[4:]
@@ -44,8 +46,6 @@ def chunks(file: BinaryIO, pixels: bool) -> Iterator[tuple[bytes, bytes]]:
                 raise ImageError(f"the checksum of its {name.decode('ascii', 'replace')} chunk is wrong")
         else:
             file.seek(length + 4, 1)
-            if not pixels:
-                yield name, b""
         if name == b"IEND":
             return
 

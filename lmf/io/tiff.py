@@ -18,6 +18,7 @@ from lmf.io.metadata import EXIF_IFD, GPS_IFD, ORIENTATION, Metadata, checked_dp
 from lmf.io.tiff_colour import from_ycbcr, to_rgb
 
 log = logging.getLogger(__name__)
+tifffile.logger().setLevel(logging.CRITICAL)  # it warns of what is refused here, or does not matter
 
 _YCBCR = 6
 _JPEG = (6, 7, 34892, 33007)

@@ -122,6 +122,7 @@ def from_ycbcr(page: Any, pieces: Iterable[tuple[bytes, int, int]]) -> np.ndarra
 def _ycbcr(page: Any, samples: np.ndarray) -> np.ndarray:
     red, green, blue = _rationals(page, 529, (0.299, 0.587, 0.114))
     black = _rationals(page, 532, (0, 255, 128, 255, 128, 255))
+    samples = samples.astype(np.float32)
     luma = (samples[..., 0] - black[0]) * 255 / (black[1] - black[0])
     cb = (samples[..., 1] - black[2]) * 127 / (black[3] - black[2])
     cr = (samples[..., 2] - black[4]) * 127 / (black[5] - black[4])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,12 +42,12 @@ def write(path: Path, pages: Iterable[Page], size: int) -> None:
     with tifffile.TiffWriter(path, byteorder="<", bigtiff=large) as tiff:
         for page in pages:
             directories.append(_directories(page.metadata, large))
-            _write_page(tiff, page, directories[-1], large)
+            _write_page(tiff, page)
     if any(directories):
         _append(path, directories, large)
 
 
-def _write_page(tiff: Any, page: Page, directories: dict[int, ImageFileDirectory_v2], large: bool) -> None:
+def _write_page(tiff: Any, page: Page) -> None:
     (height, width, channels), native = (*page.shape, 1)[:3], page.dtype.newbyteorder("<")
     bytes_a_row = width * channels * native.itemsize
     rows = min(height, max(1, (1 << 20) // bytes_a_row))
@@ -56,7 +57,6 @@ def _write_page(tiff: Any, page: Page, directories: dict[int, ImageFileDirectory
         extra.append((tag, _ASCII, len(text) + 1, text + b"\0", True))
     if metadata.xmp:
         extra.append((700, _BYTE, len(metadata.xmp), metadata.xmp, True))
-    extra += [(tag, _LONG8 if large else _LONG, 1, 0, True) for tag in directories]  # where they begin comes later
     tiff.write(
         (zlib.compress(_predicted(strip, native).tobytes(), 6) for strip in _strips(page.bands, rows)),
         shape=(height, width, channels) if channels > 1 else (height, width),
@@ -101,20 +101,37 @@ def _directories(metadata: Metadata, large: bool) -> dict[int, ImageFileDirector
 
 
 def _append(path: Path, directories: list[dict[int, ImageFileDirectory_v2]], large: bool) -> None:
-    """Puts the directories behind the pages and makes the pages' tags point to them."""
-    with tifffile.TiffFile(path) as tiff:
-        pages: list[Any] = list(tiff.pages)
-        parts = zip(pages, directories, strict=True)
-        places = [{tag: page.tags[tag].valueoffset for tag in part} for page, part in parts]
+    """Adds the directories of each page to the end of the file, and pages' own directories that point to them."""
+    start, number, entry, offset = (8, "<Q", "<HHQQ", "<Q") if large else (4, "<H", "<HHII", "<I")
     with path.open("r+b") as file:
-        for place, part in zip(places, directories, strict=True):
-            for tag, directory in part.items():
-                end = file.seek(0, 2)
-                file.write(b"\0" * (end % 2))
-                start = file.tell()
-                file.write(directory.tobytes(start))
-                file.seek(place[tag])
-                file.write(start.to_bytes(8 if large else 4, "little"))
+
+        def unpacked(form: str) -> int:
+            return int(struct.unpack(form, file.read(struct.calcsize(form)))[0])
+
+        def appended(data: Callable[[int], bytes]) -> int:
+            end = file.seek(0, 2)
+            file.write(bytes(end % 2))
+            place = file.tell()
+            file.write(data(place))
+            return place
+
+        link = start  # where the place of the next directory stands
+        for part in directories:
+            file.seek(link)
+            place = unpacked(offset)
+            file.seek(place)
+            count, size = unpacked(number), struct.calcsize(entry)
+            entries = [file.read(size) for _ in range(count)]
+            following = file.read(struct.calcsize(offset))
+            if part:
+                kind = _LONG8 if large else _LONG
+                entries += [struct.pack(entry, tag, kind, 1, appended(own.tobytes)) for tag, own in part.items()]
+                entries.sort(key=lambda data: int.from_bytes(data[:2], "little"))
+                whole = struct.pack(number, len(entries)) + b"".join(entries) + following
+                place = appended(lambda _, whole=whole: whole)  # type: ignore[misc]
+                file.seek(link)
+                file.write(struct.pack(offset, place))
+            link = place + struct.calcsize(number) + len(entries) * size
 
 
 def _predicted(strip: np.ndarray, dtype: np.dtype) -> np.ndarray:

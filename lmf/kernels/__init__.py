@@ -38,8 +38,8 @@ def render(
 ) -> Tensor:
     """Renders colours at scattered coordinates, blended over the local ensemble (`lmf.grid.ensemble`).
 
-    A coordinate beyond [-1, 1] reads the latents at the border, relative to which it lies as far away as it does. One
-    that is NaN or infinite gives NaN in all three colours.
+    A coordinate beyond [-1, 1] reads the latents at the border; its distance to them is not clamped. One that is NaN or
+    infinite gives NaN in all three colours.
 
     Args:
         modulation: (B, h, w, 2 L D), all scales (L x D) then all shifts (L x D).
@@ -116,7 +116,7 @@ def render_layers(
 ) -> None:
     """Renders a picture of one image in levels, each as `render_grid` does it. There are no gradients.
 
-    Only where `layered` says so.
+    Ask `layered` first whether it can.
 
     Args:
         out: (3, rows, cols) of ``target``, contiguous, of the type of the modulations; pixels of no layer stay.
@@ -135,7 +135,7 @@ def render_layers(
         return
     module = ops.implementation(modulation, Weights(*mlp), encoding)
     if not module.LAYERS:
-        raise ValueError("only the compiled CPU kernel renders in levels, which cannot serve these; ask layered before")
+        raise ValueError("these cannot be rendered in levels, see layered")
     module.render_layers(out, target, layers, modulation, code, extra, image, Weights(*mlp), encoding)
 
 

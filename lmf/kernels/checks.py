@@ -15,6 +15,7 @@ from lmf.grid import Grid
 from lmf.kernels.layout import InputEncoding, Weights
 from lmf.region import Layer, Region
 
+ENCODINGS = get_args(InputEncoding)
 LONGEST = 1 << 24  # cells along an axis: float32 tells no more apart
 
 
@@ -26,8 +27,8 @@ def check_latent(
     Args:
         layers: of one image; then ``extra`` has one row for each of them.
     """
-    if encoding not in get_args(InputEncoding):
-        raise ValueError(f"encoding must be one of {get_args(InputEncoding)}, got {encoding!r}")
+    if encoding not in ENCODINGS:
+        raise ValueError(f"encoding must be one of {ENCODINGS}, got {encoding!r}")
     if not modulation.is_floating_point():
         raise ValueError(f"modulation must be of floating point, got {modulation.dtype}")
     first, hidden, out, bias, out_bias = weights
@@ -62,12 +63,13 @@ def check_latent(
 
 def check_blend(modulation: Tensor, code: Tensor, coord: Tensor) -> None:
     """Raises ValueError unless these fit together as `lmf.kernels.blend` describes them, whatever their types."""
-    (batch, *size), got = modulation.shape[:3], f"got {shown(modulation)}, {shown(code)} and {shown(coord)}"
     if modulation.ndim != 4 or code.ndim != 4 or code.shape[:3] != modulation.shape[:3]:
-        raise ValueError(f"modulation and code must be (B, h, w, C) and (B, h, w, K); {got}")
-    if coord.ndim != 3 or (coord.shape[0], coord.shape[2]) != (batch, 2):
-        raise ValueError(f"coord must be ({batch}, Q, 2); {got}")
-    check_size("modulation", *size)
+        raise ValueError(
+            f"modulation and code must be (B, h, w, C) and (B, h, w, K), got {shown(modulation)} and {shown(code)}"
+        )
+    if coord.ndim != 3 or (coord.shape[0], coord.shape[2]) != (modulation.shape[0], 2):
+        raise ValueError(f"coord must be ({modulation.shape[0]}, Q, 2), got {shown(coord)}")
+    check_size("modulation", modulation.shape[1], modulation.shape[2])
 
 
 def check_points(modulation: Tensor, coord: Tensor, grad: Tensor | None = None) -> None:

@@ -22,6 +22,7 @@ __all__ = ["LAYERS", "backward", "render", "render_grid", "serves"]
 
 LAYERS = False  # whether there is a render_layers
 PIXELS = 32
+MOST = 2**31 - PIXELS  # the kernel counts queries in 32 bits
 PRECISION = "tf32x3"
 
 
@@ -72,6 +73,8 @@ def launch(
 ) -> None:
     if not rgb.numel():
         return
+    if queries > MOST:
+        raise ValueError(f"Triton renders at most {MOST} pixels of an image at once, got {queries}")
     (b, h, w, _), (depth, width) = modulation.shape, weights.bias.shape
     first, features = weights.first, 0
     if encoding == "linear":
@@ -127,14 +130,15 @@ def locate(c, shift, step, start, n):
     s = tl.minimum(tl.maximum(c + shift, -1 + 1e-6), 1 - 1e-6)
     i = ((s + 1) * n - 1) * 0.5
     i = (i + 12582912.0) - 12582912.0  # 1.5 * 2^23: rounds half to even
-    i = tl.minimum(tl.maximum(i, 0.0), n - 1.0)
+    i = tl.where(i > 0, tl.minimum(i, n - 1.0), 0.0)  # NaN too lands on a latent
     return i.to(tl.int32), (c - (i * step + start)) * n
 
 
 @triton.jit
 def sample(c, n):
     """Bilinear sampling on one axis, border repeated: the two indices and the weight of the second."""
-    v = tl.minimum(tl.maximum(((c + 1) * n - 1) * 0.5, 0.0), n - 1.0)
+    v = ((c + 1) * n - 1) * 0.5
+    v = tl.where(v > 0, tl.minimum(v, n - 1.0), 0.0)  # NaN too lands on a pixel
     i = v.to(tl.int32)
     return i, tl.minimum(i + 1, n - 1), v - i
 

@@ -22,6 +22,7 @@ from lmf.io.colour import from_network, to_network
 from lmf.metrics import PSNR, SSIM, Protocol
 from lmf.model import SRModel
 from lmf.training.results import Result
+from lmf.training.resume import apply_options
 
 Batch = dict[str, Any]
 
@@ -163,6 +164,14 @@ class SRModule(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": self.interval},
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._trainer is not None and self._trainer.state.fn == "fit" and self.optimizer is not None:
+            made = self.configure_optimizers()
+            optimizer, scheduler = (
+                (made["optimizer"], made["lr_scheduler"]["scheduler"]) if isinstance(made, dict) else (made, None)
+            )
+            apply_options(checkpoint, optimizer, scheduler)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.check_finite()

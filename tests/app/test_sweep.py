@@ -1,8 +1,11 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -122,3 +125,35 @@ def test_jobs_in_parallel(ready, launcher):
     assert [r["job"] for r in rows] == ["0", "1"]
     assert all(0 < float(r["rendered_share"]) <= 1.1 for r in rows)
     assert sorted(p.name for p in path.iterdir() if p.is_dir() and p.name.isdigit()) == ["0", "1"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds workers in /proc")
+def test_a_killed_worker_does_not_end_the_others(tmp_path):
+    pytest.importorskip("joblib")
+    options = ["-m", *TINY, "name=k", "seed=0,1,2", "launcher=joblib", f"paths.runs={tmp_path}/runs"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), *options], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    killed, last = False, []
+    while not killed and process.poll() is None:
+        time.sleep(0.2)
+        last = [*tmp_path.glob("runs/k/sweep-*/*/checkpoints/last.ckpt")]
+        loky = [path.parent for path in Path("/proc").glob("[0-9]*/cmdline") if b"popen_loky" in read(path)]
+        workers = [int(path.name) for path in loky if str(tmp_path).encode() in read(path / "environ")]
+        if last and workers:
+            os.kill(workers[0], signal.SIGKILL)
+            killed = True
+    out, _ = process.communicate(timeout=300)
+    assert killed
+    assert process.returncode == 0, out
+    (table,) = tmp_path.glob("runs/k/sweep-*/sweep.csv")
+    rows = list(csv.DictReader(table.open()))
+    assert [(row["job"], row["error"]) for row in rows] == [("0", ""), ("1", ""), ("2", "")]
+
+
+def read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # the process is gone
+        return b""

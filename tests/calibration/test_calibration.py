@@ -11,7 +11,8 @@ from safetensors import safe_open
 
 from lmf import checkpoint
 from lmf.calibration.estimators import Errors, Pooled, Released, allocate
-from lmf.calibration.loop import Pictures, calibrate, measure, outcome
+from lmf.calibration.loop import Pictures, calibrate
+from lmf.calibration.measurement import measure, outcome
 from lmf.data import Folder
 from lmf.renderers import CMSR, Dense, Tables
 from lmf.renderers.cmsr.tables import Table, psnr

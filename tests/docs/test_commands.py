@@ -44,7 +44,7 @@ NOT_RUN = {
 
 # What makes a command short. A command gets those options that its config has; what it says itself counts more.
 SMALL = (
-    *TINY,
+    *(option for option in TINY if option != "data.cache=null"),  # cached crops need a cache
     "encoder.layers=1",
     "encoder.growth=8",
     "encoder.embed=8",
@@ -132,6 +132,8 @@ def shortened(arguments: Sequence[str]) -> list[str]:
         key = option.lstrip("+").partition("=")[0]
         parent, _, last = key.rpartition(".")
         nodes = [OmegaConf.select(config, parent) for config in configs]
+        if key == "schedule.cached_crops" and OmegaConf.select(configs[0], key) is None:
+            return False  # null trains on pictures
         known = all(isinstance(node, DictConfig) and (option[0] == "+" or last in node) for node in nodes)
         return known and (own_model or not key.startswith(("encoder.", "decoder.")))
 

@@ -2,141 +2,22 @@ import errno
 import os
 from pathlib import Path
 
-import kornia_rs.io
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-import torch
-import torch.nn.functional as F
 from PIL import Image
 
-from lmf import SRModel, io
-from lmf.decoders.bicubic import Bicubic
-from lmf.encoders.identity import Identity
+from lmf import io
+
+from . import corpus
 
 SHAPES = [(5, 7), (5, 7, 1), (5, 7, 2), (5, 7, 3), (5, 7, 4)]
-MODES = {"RGB": "RGB", "L": "L", "RGBA": "RGBA", "LA": "LA", "1": "L", "P": "RGB", "I": "I", "CMYK": "RGB"}
 
 
 def picture(shape: tuple[int, ...], dtype: str = "uint8") -> np.ndarray:
     top = {"uint8": 255, "uint16": 65535}.get(dtype, 1)
     return (np.random.default_rng(0).random(shape) * top).astype(dtype)
-
-
-@pytest.fixture(scope="module")
-def model() -> SRModel:
-    return SRModel(Identity(), Bicubic())
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float16", "float32", "float64"])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_arrays_survive_a_round_trip(shape: tuple[int, ...], dtype: str) -> None:
-    array = picture(shape, dtype)
-    (colour, *_), compose = io.decompose(array)
-    assert colour.shape == (1, 3, 5, 7)
-    assert colour.dtype == torch.float32
-    assert colour.contiguous(memory_format=torch.channels_last).stride() == (105, 1, 21, 3)  # convolutions go by that
-    back = restore(colour)
-    assert back.dtype == array.dtype
-    assert back.shape == array.shape
-    np.testing.assert_allclose(back.astype(float), array.astype(float), atol=0 if array.dtype.kind == "u" else 2e-3)
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
-@pytest.mark.parametrize("batch", [(), (2,)])
-def test_tensors_survive_a_round_trip(channels: int, batch: tuple[int, ...]) -> None:
-    tensor = torch.rand(*batch, channels, 5, 7, dtype=torch.float64)
-    colour, restore = io.decompose(tensor)
-    assert colour.shape == (*(batch or (1,)), 3, 5, 7)
-    back = restore(colour)
-    assert back.dtype == torch.float64
-    torch.testing.assert_close(back, tensor, atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_pil_modes(mode: str, model: SRModel) -> None:
-    source = Image.fromarray(picture((6, 8, 3))).convert(mode)
-    out = model.upscale(source, scale=2.5)
-    assert (out.mode, out.size) == (MODES[mode], (20, 15))
-
-
-def test_pil_16_bit_and_float_keep_their_depth(model: SRModel) -> None:
-    deep = Image.fromarray(np.full((4, 4), 12345, np.uint16))
-    assert deep.mode == "I;16"
-    out = model.upscale(deep, scale=2.5)
-    assert out.mode == "I;16"
-    assert (np.asarray(out) == 12345).all()
-    assert model.upscale(Image.fromarray(np.full((4, 4), 0.5, np.float32)), scale=2).mode == "F"
-
-
-def test_transparent_palette_becomes_rgba(model: SRModel) -> None:
-    source = Image.fromarray(np.zeros((4, 4), np.uint8)).convert("P")
-    source.info["transparency"] = 0
-    out = model.upscale(source, scale=2)
-    assert out.mode == "RGBA"
-    assert np.asarray(out)[..., 3].max() == 0
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
-def test_upscale_keeps_the_kind(shape: tuple[int, ...], dtype: str, model: SRModel) -> None:
-    out = model.upscale(picture(shape, dtype), scale=2.5)
-    assert out.shape == (12, 18, *shape[2:])
-    assert out.dtype == dtype
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_upscale_keeps_batches_and_dtype(dtype: torch.dtype, model: SRModel) -> None:
-    out = model.upscale(torch.rand(2, 4, 5, 7).to(dtype), scale=2.5)
-    assert out.shape == (2, 4, 12, 18)
-    assert out.dtype == dtype
-
-
-def test_alpha_is_resized_beside_the_colours() -> None:
-    tensor = torch.rand(1, 4, 6, 6)
-    _, restore = io.decompose(tensor)
-    colours = torch.rand(1, 3, 9, 15)
-    out = restore(colours)
-    torch.testing.assert_close(out[:, :3], colours)
-    expected = F.interpolate(tensor[:, 3:], (9, 15), mode="bicubic", antialias=True).clamp(0, 1)
-    torch.testing.assert_close(out[:, 3:], expected)
-
-
-def test_grey_is_the_luma() -> None:
-    _, restore = io.decompose(np.zeros((2, 2), np.uint8))
-    rgb = picture((2, 2, 3))
-    ours = restore(torch.from_numpy(rgb).permute(2, 0, 1)[None] / 255)
-    assert np.abs(ours.astype(int) - np.asarray(Image.fromarray(rgb).convert("L"))).max() <= 1
-
-
-def test_integers_are_rounded_half_up() -> None:
-    _, restore = io.decompose(np.zeros((1, 4, 3), np.uint8))
-    values = torch.tensor([0.5, 1.5, 1.49, 254.5]) / 255
-    assert restore(values.expand(1, 3, 1, 4))[0, :, 0].tolist() == [1, 2, 1, 255]
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (np.full((2, 2, 3), np.nan), "finite"),
-        (np.full((2, 2, 3), 1.5), r"\[0, 1\], got values from 1.5 to 1.5"),
-        (torch.full((3, 2, 2), -0.1), r"\[0, 1\]"),
-        (np.zeros((0, 2, 3), np.uint8), r"shape \(0, 2, 3\)"),
-        (np.zeros((2, 2, 5), np.uint8), "C = 1 to 4"),
-        (np.zeros((1, 2, 2, 3), np.uint8), "H, W"),
-        (np.zeros((2, 2), np.int32), "got int32"),
-        (np.zeros((2, 2), bool), "got bool"),
-        (torch.zeros(3, 2, 2, dtype=torch.uint8), "torch.uint8"),
-        (torch.zeros(2, 2), r"\(2, 2\)"),
-        (torch.zeros(1, 5, 2, 2), "C = 1 to 4"),
-        (Image.new("HSV", (2, 2)), "HSV"),
-        (Image.fromarray(np.full((2, 2), 70000, np.int32)), "70000"),
-        ("photo.png", "got str"),
-    ],
-)
-def test_what_cannot_be_understood_is_refused(wrong: object, message: str) -> None:
-    with pytest.raises(io.ImageError, match=message):
-        io.decompose(wrong)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -152,21 +33,187 @@ def test_lossless_files(tmp_path: Path, shape: tuple[int, ...], dtype: str, suff
     assert os.listdir(tmp_path) == [path.name]
 
 
-def test_16_bit_png_is_read_by_other_decoders(tmp_path: Path) -> None:
-    array = picture((5, 7, 3), "uint16")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_16_bit_png_is_read_by_other_decoders(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    array = picture(shape, "uint16")
     io.write(tmp_path / "a.png", array)
-    np.testing.assert_array_equal(kornia_rs.io.read_image_png_u16(str(tmp_path / "a.png"), "rgb"), array)
-    io.write(tmp_path / "g.png", array[..., 0])
-    with Image.open(tmp_path / "g.png") as grey:
-        np.testing.assert_array_equal(np.asarray(grey), array[..., 0])
+    read = imagecodecs.png_decode((tmp_path / "a.png").read_bytes())
+    np.testing.assert_array_equal(read, array[..., 0] if shape[2:] == (1,) else array)
+    if array.ndim == 2:
+        with Image.open(tmp_path / "a.png") as grey:
+            np.testing.assert_array_equal(np.asarray(grey), array)
 
 
-def test_16_bit_files_of_other_encoders(tmp_path: Path) -> None:
-    array = picture((5, 7, 4), "uint16")
-    kornia_rs.io.write_image_png_u16(str(tmp_path / "a.png"), array, "rgba")
-    np.testing.assert_array_equal(io.read(tmp_path / "a.png"), array)
-    tifffile.imwrite(tmp_path / "a.tif", array[..., :3].transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
-    np.testing.assert_array_equal(io.read(tmp_path / "a.tif"), array[..., :3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_16_bit_png_by_hand(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    array = picture(shape, "uint16")
+    (tmp_path / "a.png").write_bytes(corpus.by_hand(array))
+    np.testing.assert_array_equal(io.read(tmp_path / "a.png"), array[..., 0] if shape[2:] == (1,) else array)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3)])
+def test_16_bit_png_with_a_transparent_colour(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    array = picture(shape, "uint16")
+    array[2, 3] = array[0, 0] ^ 1  # differs in the last bit only
+    (tmp_path / "a.png").write_bytes(
+        corpus.by_hand(array, 16, None, corpus.chunk(b"tRNS", np.atleast_1d(array[0, 0]).astype(">u2").tobytes()))
+    )
+    read = io.read(tmp_path / "a.png")
+    np.testing.assert_array_equal(read[..., :-1].reshape(shape), array)
+    assert read[0, 0, -1] == 0
+    assert (read[..., -1] == 0).sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("depth", "row", "expected"),
+    [(1, 0xA0, [255, 0, 255, 0, 0, 0, 0, 0]), (2, 0x1B, [0, 85, 170, 255]), (4, 0x2F, [34, 255])],
+)
+def test_png_of_few_bits(tmp_path: Path, depth: int, row: int, expected: list[int]) -> None:
+    data = corpus.by_hand(np.array([[row]], np.uint8), depth, 0)
+    (tmp_path / "a.png").write_bytes(data)
+    assert io.read(tmp_path / "a.png").tolist() == [expected]
+    keyed = corpus.by_hand(np.array([[row]], np.uint8), depth, 0, corpus.chunk(b"tRNS", b"\0\0"))
+    (tmp_path / "a.png").write_bytes(keyed)
+    assert io.read(tmp_path / "a.png")[0].tolist() == [[value, 255 if value else 0] for value in expected]
+
+
+def test_palette_with_transparency(tmp_path: Path) -> None:
+    palette = corpus.chunk(b"PLTE", bytes([1, 2, 3, 4, 5, 6, 7, 8, 9])) + corpus.chunk(b"tRNS", b"\x00\x80")
+    (tmp_path / "a.png").write_bytes(corpus.by_hand(np.array([[0, 1, 2]], np.uint8), 8, 3, palette))
+    assert io.read(tmp_path / "a.png").tolist() == [[[1, 2, 3, 0], [4, 5, 6, 128], [7, 8, 9, 255]]]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"P1 # bits\n3 2\n1 0 1\n011\n", [[0, 255, 0], [255, 0, 0]]),
+        (b"P2\n3 1 3\n0 1 3\n", [[0, 85, 255]]),
+        (b"P2\n2 1\n1000\n1000 1\n", [[65535, 66]]),
+        (b"P3 1 1 255 9 8 7\n", [[[9, 8, 7]]]),
+        (b"P4\n10 1\n\xaa\x80", [[0, 255, 0, 255, 0, 255, 0, 255, 0, 255]]),
+        (b"P5\n2 1\n65535\n\x12\x34\x00\x01", [[0x1234, 1]]),
+        (b"P6\n1 1\n65535\n\x00\x01\x00\x02\xff\xff", [[[1, 2, 65535]]]),
+    ],
+)
+def test_netpbm(tmp_path: Path, data: bytes, expected: list) -> None:
+    (tmp_path / "a.ppm").write_bytes(data)
+    assert io.read(tmp_path / "a.ppm").tolist() == expected
+    assert io.read_size(tmp_path / "a.ppm") == np.shape(expected)[:2]
+
+
+def test_10_bit_avif_and_16_bit_jpeg_2000_keep_their_depth(tmp_path: Path) -> None:
+    deep = corpus.noise(16, 24, 3, dtype="uint16")
+    (tmp_path / "a.jp2").write_bytes(imagecodecs.jpeg2k_encode(deep, reversible=True, level=0))
+    np.testing.assert_array_equal(io.read(tmp_path / "a.jp2"), deep)
+    (tmp_path / "a.avif").write_bytes(imagecodecs.avif_encode(deep >> 6, bitspersample=10, level=100))
+    read = io.read(tmp_path / "a.avif")
+    assert read.dtype == np.uint16
+    assert np.abs(read.astype(int) - deep).max() < 2000
+    assert len(np.unique(read)) > 256
+
+
+@pytest.mark.parametrize("content", ["rgb.png", "deep.png", "baseline.jpg", "tiles.tif", "lossy.webp", "palette.gif"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp", ".bmp"])
+def test_content_decides_the_format(tmp_path: Path, files: dict[str, bytes], content: str, suffix: str) -> None:
+    (tmp_path / content).write_bytes(files[content])
+    (tmp_path / f"lying{suffix}").write_bytes(files[content])
+    np.testing.assert_array_equal(io.read(tmp_path / f"lying{suffix}"), io.read(tmp_path / content))
+    assert io.read_size(tmp_path / f"lying{suffix}") == io.read_size(tmp_path / content)
+
+
+@pytest.fixture(scope="module")
+def files() -> dict[str, bytes]:
+    return corpus.corpus()
+
+
+def test_jpeg_keeps_the_resolution_of_colours(tmp_path: Path) -> None:
+    array = np.zeros((64, 64, 3), np.uint8)
+    array[..., 0], array[:, np.arange(64) // 2 % 2 == 1] = 255, (0, 0, 255)
+
+    def error(name: str, **options: object) -> float:
+        io.write(tmp_path / name, array, **options)
+        with Image.open(tmp_path / name) as image:
+            return float((np.asarray(image).astype(float) - array).std())
+
+    assert error("a.jpg", quality=100) < 1 < 30 < error("b.jpg", quality=100, subsampling="4:2:0")
+    assert error("c.jpg", quality=90) < 5 < 30 < error("d.jpg", quality=89)
+    assert error("e.jpg", quality=50, subsampling="4:4:4") < 12
+    with pytest.raises(io.ImageError, match="4:2:0, got '4:1:1'"):
+        io.write(tmp_path / "f.jpg", array, subsampling="4:1:1")
+
+
+@pytest.mark.parametrize("frames", ["GIF", "PNG", "WEBP"])
+def test_animations_are_refused(tmp_path: Path, frames: str) -> None:
+    pictures = [Image.fromarray(corpus.noise(8, 9, 3, seed=n)) for n in range(3)]
+    path = tmp_path / "a.png"
+    pictures[0].save(path, frames, save_all=True, append_images=pictures[1:], duration=100)
+    for reading in (io.read, io.read_header, lambda path: next(io.read_pages(path))):
+        with pytest.raises(io.ImageError, match=f"{path}: it is an animation of 3 frames"):
+            reading(path)
+
+
+def test_camera_files_with_a_preview_are_single_pictures(tmp_path: Path) -> None:
+    array = corpus.noise(16, 24, 3)
+    Image.fromarray(array).save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[Image.new("RGB", (4, 4))])
+    assert io.read(tmp_path / "a.jpg").shape == array.shape
+
+
+def test_large_pictures_up_to_max_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes]
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow's own limit plays no part
+    for name in ("rgb.png", "baseline.jpg", "rgb.bmp", "palette.gif", "tiles.tif", "lossy.webp", "rgb.ppm"):
+        path = tmp_path / name
+        path.write_bytes(files[name])
+        assert io.read(path, max_pixels=1200).shape[:2] == (30, 40)
+        with pytest.raises(io.ImageError, match="40 x 30 pixels are more than max_pixels=1199"):
+            io.read(path, max_pixels=1199)
+
+
+def test_every_picture_cut_short_is_refused(tmp_path: Path, files: dict[str, bytes]) -> None:
+    for name, data in files.items():
+        path = tmp_path / name
+        path.write_bytes(data)
+        whole = [page.pixels for page in io.read_pages(path)]
+        for share in (0.1, 0.5, 0.8, 0.95):
+            path.write_bytes(data[: int(share * len(data))])
+            pages = pages_or_none(path)
+            for got, expected in zip(pages or [], whole if pages else [], strict=True):
+                np.testing.assert_array_equal(got, expected)
+
+
+def pages_or_none(path: Path) -> list[np.ndarray] | None:
+    """The pages of a file, or None if it is refused by one line that names it."""
+    try:
+        return [page.pixels for page in io.read_pages(path)]
+    except io.ImageError as error:
+        message = str(error)
+    assert str(path) in message
+    assert "\n" not in message
+    return None
+
+
+@pytest.mark.parametrize(
+    "name", ["baseline.jpg", "fine.jpg", "progressive.jpg", "grey.jpg", "inks.jpg", "restarts.jpg"]
+)
+def test_jpeg_that_lacks_data_before_its_end(tmp_path: Path, files: dict[str, bytes], name: str) -> None:
+    data, path = files[name], tmp_path / name
+    scan = data.find(b"\xff\xda") + 20
+    for share in (0.01, 0.5, 0.9, 0.98):
+        path.write_bytes(data[: scan + int(share * (len(data) - scan))] + b"\xff\xd9")
+        with pytest.raises(io.ImageError, match="truncated"):
+            io.read(path)
+    frame = max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2"))
+    path.write_bytes(data[: frame + 5] + (60).to_bytes(2) + data[frame + 7 :])  # twice as high
+    with pytest.raises(io.ImageError):
+        io.read(path)
+
+
+def test_flat_jpeg_is_complete(tmp_path: Path) -> None:
+    for size in ((1, 1), (8, 8), (17, 33), (64, 64)):
+        for options in ({}, {"progressive": True}, {"subsampling": 0}):
+            Image.new("RGB", size, (250, 250, 250)).save(tmp_path / "a.jpg", **options)
+            assert io.read(tmp_path / "a.jpg").shape == (size[1], size[0], 3)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp"])

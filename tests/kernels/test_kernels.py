@@ -1,12 +1,5 @@
 """The fused kernels against plain torch, which the stored outputs of the published models hold in turn."""
 
-import os
-import subprocess
-import sys
-import warnings
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lmf import kernels
 from lmf.grid import Grid, ensemble
-from lmf.kernels import Weights, build, ops, reference
+from lmf.kernels import Weights, ops, reference
 from tests.conftest import needs_compiler, needs_triton
 
 CASES = [  # encoding, width, depth, code, extra
@@ -236,40 +229,3 @@ def test_other_widths_run_on_plain_torch():
     torch.testing.assert_close(fused, reference.render(modulation, code, extra, coord, weights, "linear"))
     with pytest.raises(ValueError, match="'cpu' cannot serve width 8"), kernels.backend("cpu"):
         kernels.render(modulation, code, extra, coord, weights, "linear")
-
-
-def test_several_processes_build_at_once(tmp_path: Path):
-    compiler = tmp_path / "slow"
-    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] || { sleep 0.2; for out; do :; done; echo built >"$out"; }\n')
-    compiler.chmod(0o755)
-    folder = tmp_path / "cache"
-    code = f"from pathlib import Path; from lmf.kernels.build import build; print(build(Path({str(folder)!r})))"
-    command, env = [sys.executable, "-c", code], os.environ | {"CXX": str(compiler)}
-    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) for _ in range(2)]
-    paths = {run.communicate()[0].strip() for run in runs}
-    assert [run.returncode for run in runs] == [0, 0]
-    assert [str(p) for p in folder.iterdir()] == list(paths)  # one library, nothing half-written
-
-
-def test_without_a_compiler_it_says_so_once(monkeypatch):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    build.library.cache_clear()
-    modulation, code, extra, weights = make("linear", 16, 2, 16, 2)
-    coord = scattered(2, 5)
-    try:
-        with pytest.warns(UserWarning, match="plain torch.*no-such-compiler"):
-            rgb = kernels.render(modulation, code, extra, coord, weights, "linear")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            kernels.render(modulation, code, extra, coord, weights, "linear")
-    finally:
-        build.library.cache_clear()
-    expected = reference.render(modulation, code, extra, coord, weights, "linear")
-    np.testing.assert_allclose(rgb, expected, atol=1e-6)
-
-
-def test_a_failed_build_leaves_nothing_behind(monkeypatch, tmp_path):
-    monkeypatch.setenv("CXX", "false")
-    with pytest.raises(build.BuildError, match="false"):
-        build.build(tmp_path)
-    assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
 import torch
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -193,6 +194,12 @@ def save_config(config: DictConfig, output: Path) -> None:
         number += 1
         path = output / f"config-{number}.yaml"
     write_text(path, OmegaConf.to_yaml(config, resolve=True))
+
+
+def last_config(run: Path) -> dict[str, Any] | None:
+    """Return the config that the run folder ``run`` was last trained with, or None if it has none."""
+    paths = [run / "config.yaml", *sorted(run.glob("config-*.yaml"), key=lambda path: int(path.stem[7:]))]
+    return yaml.safe_load(paths[-1].read_text()) if paths[-1].is_file() else None
 
 
 def check_data(datamodule: SRDataModule, stage: Literal["fit", "test"]) -> None:

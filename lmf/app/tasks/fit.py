@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lmf import checkpoint
 from lmf.app import runs
-from lmf.app.tasks.common import build, check_data, device_of, save_config
+from lmf.app.tasks.common import build, check_data, device_of, last_config, save_config
 from lmf.app.tasks.test import report
 from lmf.app.tasks.trainer import make_trainer
 from lmf.errors import UserError, one_line
 from lmf.model import SRModel
 from lmf.training.module import SRModule
+from lmf.training.ranks import is_rank_zero
+from lmf.training.resume import changes
 
 if TYPE_CHECKING:
     from lmf.data import SRDataModule
 
-from lmf.training.ranks import is_rank_zero
-
 log = logging.getLogger(__name__)
+
+FIXED = ("schedule.iterations", "schedule.cached_crops", "schedule.ema", "schedule.scheduler._target_",
+         "schedule.optimizer._target_")  # what the state in a checkpoint means  # fmt: skip
+UNRELATED = ("ckpt_path", "callbacks", "hydra", "logger", "name", "paths", "recipe", "task")
 
 
 def run(config: DictConfig) -> None:
@@ -47,6 +51,7 @@ def run(config: DictConfig) -> None:
     )
     check_optimizer(module)
     if resume is not None:
+        announce_changes(config, resume)
         datamodule.resume(check_resume(resume, model))
     check_data(datamodule, "fit")
     if config.task.test:
@@ -173,6 +178,25 @@ def check_resume(path: Path, model: SRModel) -> int:
             )
     checkpoint.check_finite(saved["state_dict"], path)
     return batches
+
+
+def announce_changes(config: DictConfig, resume: Path) -> None:
+    """Says which options differ from those that the run of the checkpoint ``resume`` was last trained with.
+
+    Raises:
+        UserError: an option differs that cannot change within a run.
+    """
+    before = last_config(resume.parent.parent)
+    if before is None:
+        return
+    now = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    for name, old, new in changes(before, now, ignore=UNRELATED):
+        if name in FIXED:
+            raise UserError(
+                f"{name}={new}: the run was started with {old}, which cannot change; use init_from={resume}"
+            )
+        if is_rank_zero() and not name.startswith("data.module."):  # these follow the others
+            log.info(f"changed from here on: {name} from {old} to {new}")
 
 
 def announce(config: DictConfig, model: SRModel, resume: Path | None) -> None:

@@ -10,10 +10,13 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from omegaconf import DictConfig
 
+from lmf.precision import autocast
+
 
 def make_trainer(config: DictConfig) -> L.Trainer:
     """Build the trainer of ``config`` with its callbacks and loggers."""
     quieten()
+    autocast(config.trainer.precision, "cpu")  # refuses precisions that round coordinates
     callbacks = [instantiate(c) for c in config.callbacks.values() if c]
     if config.task.name == "fit" and config.schedule.ema:
         callbacks.append(EMAWeightAveraging(decay=config.schedule.ema))

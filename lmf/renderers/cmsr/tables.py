@@ -131,7 +131,8 @@ class Tables:
             "threshold_unit": UNIT,
             "tables": rows,
         }
-        return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=200)
+        text: str = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=200)
+        return text
 
     def check(self, model: nn.Module) -> None:
         """Check that the tables were made for ``model``; tables that do not name their model pass.

@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
+from lmf.errors import UserError
 from lmf.training.ranks import is_rank_zero
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class ResumeCheckpoint(Checkpoint):
 
     def __init__(self, path: str | os.PathLike[str], every_n_train_steps: int) -> None:
         if every_n_train_steps < 1:
-            raise ValueError(f"every_n_train_steps must be at least 1, got {every_n_train_steps}")
+            raise UserError(f"every_n_train_steps must be at least 1, got {every_n_train_steps}")
         self.path = Path(path)
         self.every = every_n_train_steps
         self.steps = 0  # taken when the last batch ended
