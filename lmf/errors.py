@@ -1,4 +1,4 @@
-"""The user's errors: what a better file, option or command would avoid. Everything else is a bug."""
+"""Errors that a user can fix with another file, option or command. All other exceptions are bugs."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ from contextlib import contextmanager
 
 
 class UserError(ValueError):
-    """Bad input. The message is one line that says what was wrong and what would be right.
+    """Raised for invalid input. The message is one line that says what is wrong and what would be right.
 
-    The command prints the message alone; any other exception keeps its traceback.
+    The command ``lmf`` prints only the message. Other exceptions keep their traceback.
     """
 
 
 class MissingExtra(UserError, ImportError):
-    """A package is not installed that comes with an extra, such as ``lmf[train]``."""
+    """Raised if a package of an extra, such as ``lmf[train]``, is not installed."""
 
 
 @contextmanager
 def needed(extra: str) -> Iterator[None]:
-    """Around imports of packages that only ``extra`` installs.
+    """Report a failed import within the block as a missing extra.
+
+    Args:
+        extra: name of the extra that installs the imported packages.
 
     Raises:
-        MissingExtra: one of them is not installed.
+        MissingExtra: if one of the packages is not installed.
     """
     try:
         yield
@@ -33,6 +36,6 @@ def needed(extra: str) -> Iterator[None]:
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """The message of ``error`` on one line of at most ``limit`` characters, or its type if it has none."""
+    """Return the message of ``error`` on one line of at most ``limit`` characters, or its type if it is empty."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,4 +1,4 @@
-"""Picture quality by the protocols of the field: functions, and torchmetrics around them."""
+"""PSNR and SSIM by the evaluation protocols of the field, as functions and as torchmetrics metrics."""
 
 from lmf.errors import needed
 from lmf.metrics.functional import Protocol, psnr, ssim

@@ -1,7 +1,7 @@
-"""PSNR and SSIM as the field reports them: pure functions of two batches of pictures.
+"""PSNR and SSIM of two batches of pictures.
 
-The luma of both is studio-range BT.601, ``16 + 65.481 R + 128.553 G + 24.966 B`` for colours in [0, 1] (MATLAB's
-``rgb2ycbcr``), divided by 255; papers that have the weights as (65.738, 129.057, 25.064) / 256 mean the same.
+Luma is studio-range BT.601 as in MATLAB's ``rgb2ycbcr``: ``16 + 65.481 R + 128.553 G + 24.966 B`` for colours in
+[0, 1], divided by 255. The weights (65.738, 129.057, 25.064) / 256 in some papers are the same.
 """
 
 from __future__ import annotations
@@ -19,14 +19,22 @@ Protocol = Literal["div2k", "benchmark", "raw"]
 
 LUMA = (65.738 / 256, 129.057 / 256, 25.064 / 256)
 LUMA_OFFSET = 16 / 255
-WINDOW, SIGMA, K1, K2 = 11, 1.5, 0.01, 0.03  # Wang et al., 2004
+WINDOW, SIGMA, K1, K2 = 11, 1.5, 0.01, 0.03  # SSIM, Wang et al., 2004
 
 
 def protocol_options(protocol: Protocol, scale: float) -> tuple[Space, int]:
-    """Colour space and border width (HR pixels) of a ``protocol`` at ``scale``, fractions rounded up.
+    """Return the colour space and the border width of an evaluation protocol.
 
-    ``div2k``: RGB, ceil(scale) + 6. ``benchmark`` (Set5, Set14, B100, Urban100): luma, ceil(scale). ``raw``: RGB,
-    the whole picture.
+    Args:
+        protocol: ``"div2k"`` (RGB without a border of ceil(scale) + 6), ``"benchmark"`` for Set5, Set14, B100 and
+            Urban100 (luma without a border of ceil(scale)), or ``"raw"`` (RGB, the whole picture).
+        scale: positive factor of the enlargement.
+
+    Returns:
+        ``"rgb"`` or ``"y"``, and the border in HR pixels.
+
+    Raises:
+        UserError: if ``protocol`` is unknown or ``scale`` is not a positive number.
     """
     if protocol not in get_args(Protocol):
         raise UserError(f"protocol must be one of {get_args(Protocol)}, got {protocol!r}")
@@ -38,30 +46,44 @@ def protocol_options(protocol: Protocol, scale: float) -> tuple[Space, int]:
 
 
 def psnr(sr: Tensor, hr: Tensor, *, space: Space = "rgb", shave: int = 0) -> Tensor:
-    """Peak signal-to-noise ratio of each picture in dB: ``-10 log10(mean squared difference)``.
+    """Compute the peak signal-to-noise ratio of each picture in dB, ``-10 log10(mean squared difference)``.
 
     Args:
-        sr, hr: (B, 3, H, W) in [0, 1]; clamped to it.
-        space: ``"rgb"``: the mean is over all three channels; ``"y"``: luma alone.
-        shave: border left out on every side, in pixels.
+        sr: (B, 3, H, W) pictures in [0, 1]. Values outside are clamped.
+        hr: (B, 3, H, W) reference pictures in [0, 1], clamped too.
+        space: ``"rgb"`` averages over all three channels, ``"y"`` compares luma only.
+        shave: width in pixels of the border that is excluded on every side.
 
     Returns:
-        (B,) float64 (float32 on devices without it). Identical pictures have inf, and so then has any mean over
-        them: infinity is the true value, and no picture is quietly left out or capped.
+        (B,) float64, or float32 on devices without float64. The value of identical pictures is inf, which is neither
+        capped nor excluded from means.
 
     Raises:
-        ValueError: shapes that differ or are not (B, 3, H, W), or nothing left inside the border.
+        ValueError: if the shapes differ or are not (B, 3, H, W), or if the border covers the picture.
     """
     sr, hr = prepare(sr, hr, space, shave, smallest=1)
     return -10 * (sr - hr).square().mean(dim=(1, 2, 3)).log10()
 
 
 def ssim(sr: Tensor, hr: Tensor, *, space: Space = "rgb", shave: int = 0) -> Tensor:
-    """Structural similarity of each picture (Wang et al., 2004), 1 for identical ones.
+    """Compute the structural similarity of each picture (Wang et al., 2004).
 
-    11 x 11 Gaussian window of sigma 1.5 wherever it fits entirely (MATLAB's "valid"), K1 = 0.01, K2 = 0.03, on a
-    range of 1; the mean over positions, and over channels for ``"rgb"``. Arguments and errors as `psnr`; inside
-    the border at least 11 x 11 pixels must be left.
+    The window is an 11 x 11 Gaussian of sigma 1.5 at all positions where it fits into the picture (MATLAB's "valid").
+    K1 is 0.01, K2 is 0.03 and the dynamic range is 1. The result is the mean over positions, and over channels for
+    ``"rgb"``.
+
+    Args:
+        sr: (B, 3, H, W) pictures in [0, 1]. Values outside are clamped.
+        hr: (B, 3, H, W) reference pictures in [0, 1], clamped too.
+        space: ``"rgb"`` averages over all three channels, ``"y"`` compares luma only.
+        shave: width in pixels of the border that is excluded on every side.
+
+    Returns:
+        (B,) float64, or float32 on devices without float64; 1 for identical pictures.
+
+    Raises:
+        ValueError: if the shapes differ or are not (B, 3, H, W), or if fewer than 11 x 11 pixels are left inside the
+            border.
     """
     sr, hr = prepare(sr, hr, space, shave, smallest=WINDOW)
     mean_sr, mean_hr = blur(sr), blur(hr)
@@ -75,9 +97,20 @@ def ssim(sr: Tensor, hr: Tensor, *, space: Space = "rgb", shave: int = 0) -> Ten
 
 
 def prepare(sr: Tensor, hr: Tensor, space: Space, shave: int, smallest: int) -> tuple[Tensor, Tensor]:
-    """Both pictures clamped, in ``space``, (B, C, H - 2 shave, W - 2 shave), as precise as the device allows."""
+    """Check, crop, clamp and convert two batches of pictures.
+
+    Args:
+        sr, hr, space, shave: see `psnr`.
+        smallest: least height and width inside the border.
+
+    Returns:
+        Two tensors (B, C, H - 2 shave, W - 2 shave) in the widest float of the device.
+
+    Raises:
+        ValueError: see `psnr`.
+    """
     if sr.shape != hr.shape:
-        raise ValueError(f"pictures to compare must have one shape, got {tuple(sr.shape)} and {tuple(hr.shape)}")
+        raise ValueError(f"pictures to compare must have the same shape, got {tuple(sr.shape)} and {tuple(hr.shape)}")
     if sr.ndim != 4 or sr.shape[1] != 3:
         raise ValueError(f"pictures must be (B, 3, H, W), got {tuple(sr.shape)}")
     if space not in get_args(Space):
@@ -86,26 +119,26 @@ def prepare(sr: Tensor, hr: Tensor, space: Space, shave: int, smallest: int) -> 
     if shave < 0 or min(h, w) - 2 * shave < smallest:
         raise UserError(
             f"a {h} x {w} picture without a border of {shave} pixels is {h - 2 * shave} x {w - 2 * shave}; "
-            f"at least {smallest} x {smallest} must be left and the border cannot be negative"
+            f"at least {smallest} x {smallest} must be left, and the border must not be negative"
         )
     a, b = (x[..., shave : h - shave, shave : w - shave].to(precise(x.device)).clamp(0, 1) for x in (sr, hr))
     return (luma(a), luma(b)) if space == "y" else (a, b)
 
 
 def precise(device: torch.device) -> torch.dtype:
-    """The widest float of a device."""
+    """Return the widest floating-point type of a device."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def luma(rgb: Tensor) -> Tensor:
-    """(B, 3, H, W) in [0, 1] to studio-range luma (B, 1, H, W) in [16, 235] / 255."""
+    """Convert RGB (B, 3, H, W) in [0, 1] to studio-range luma (B, 1, H, W) in [16, 235] / 255."""
     return (rgb * rgb.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True) + LUMA_OFFSET
 
 
 def blur(x: Tensor) -> Tensor:
-    """Gaussian means (B, C, H - 10, W - 10) of ``x`` (B, C, H, W), one axis after the other.
+    """Compute Gaussian means (B, C, H - 10, W - 10) of ``x`` (B, C, H, W), one axis after the other.
 
-    Sums of slices, not convolutions: in float64 those would unfold the picture elevenfold on a CPU.
+    The means are sums of slices. On a CPU, float64 convolutions would need eleven times the memory of the picture.
     """
     taps = [math.exp(-0.5 * ((i - WINDOW // 2) / SIGMA) ** 2) for i in range(WINDOW)]
     for dim in (-2, -1):

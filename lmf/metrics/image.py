@@ -1,4 +1,4 @@
-"""Metrics over sets of pictures: the mean of the per-picture values, exact on any number of processes."""
+"""Metrics over sets of pictures: means of per-picture values that are exact for any number of processes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ from lmf.metrics.functional import Protocol, precise, protocol_options, psnr, ss
 
 
 class PictureMean(Metric):
-    """Sum and number of pictures, summed over processes, of which each may see any number, none included.
+    """Base class of metrics that average a function of each picture over all pictures and processes.
+
+    A process may see any number of pictures, including none.
 
     Args:
         protocol: ``"div2k"``, ``"benchmark"`` or ``"raw"``; see `lmf.metrics.functional.protocol_options`.
-        scale: of the enlargement; it sets the border left out.
+        scale: factor of the enlargement, which determines the excluded border.
+        options: options of `torchmetrics.Metric`.
+
+    Raises:
+        UserError: if ``protocol`` is unknown or ``scale`` is not a positive number.
     """
 
     is_differentiable = False
@@ -36,21 +42,25 @@ class PictureMean(Metric):
 
     @property
     def update_called(self) -> bool:
-        """Always true: torchmetrics' warning does not apply where a process may rightly see no picture."""
+        """Always true, because a process without pictures is no reason for torchmetrics' warning."""
         return True
 
     def update(self, sr: Tensor, hr: Tensor) -> None:
-        """``sr`` and ``hr`` are (B, 3, H, W) in [0, 1]; errors as the function's."""
+        """Add the pictures ``sr`` (B, 3, H, W) in [0, 1], compared with the references ``hr`` of the same shape.
+
+        Raises:
+            ValueError: if the shapes differ, or too few pixels are left inside the border.
+        """
         values = self.measure(sr, hr, space=self.space, shave=self.shave)
         self.total += values.sum()
         self.count += len(values)
 
     def compute(self) -> Tensor:
-        """Mean over all pictures so far, of all processes; nan if there were none."""
+        """Return the mean over all pictures of all processes, a scalar; NaN if there were none."""
         return self.total / self.count
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Any = "") -> Any:
-        """Follows the module to its device but not to its dtype: bfloat16 training must not round the sums."""
+        """Move the sums to the device of the module but keep their dtype, which bfloat16 training would round."""
         super()._apply(fn, ("total", "count"))
         device = fn(torch.zeros(1, device=self.total.device)).device
         for name, dtype in (("total", precise(device)), ("count", torch.int64)):
@@ -60,12 +70,18 @@ class PictureMean(Metric):
 
 
 class PSNR(PictureMean):
-    """Mean of `lmf.metrics.psnr` over pictures (not the PSNR of pooled errors); inf if any picture's is."""
+    """Mean PSNR over pictures in dB (not the PSNR of pooled errors); inf if that of any picture is inf.
+
+    Args: see `PictureMean`.
+    """
 
     measure = staticmethod(psnr)
 
 
 class SSIM(PictureMean):
-    """Mean of `lmf.metrics.ssim` over pictures."""
+    """Mean SSIM over pictures.
+
+    Args: see `PictureMean`.
+    """
 
     measure = staticmethod(ssim)

@@ -1,7 +1,7 @@
-"""Training and measuring with Lightning."""
+"""Training and evaluation with Lightning."""
 
 from lmf.errors import needed
 
 with needed("train"):
-    import lightning  # noqa: F401 (said here once, for all of the package)
+    import lightning  # noqa: F401 (checked once for all modules of the package)
     import torchmetrics  # noqa: F401

@@ -1,4 +1,4 @@
-"""W&B: a run goes on without it where it is disabled or cannot be reached."""
+"""W&B logging. A run continues offline if the server cannot be reached."""
 
 from __future__ import annotations
 
@@ -21,15 +21,21 @@ log = logging.getLogger(__name__)
 def wandb_logger(
     save_dir: str, mode: str = "offline", init_timeout: float = 30.0, **options: Any
 ) -> WandbLogger | None:
-    """A W&B logger, offline where the server cannot be reached; None where W&B is disabled.
+    """Create a W&B logger.
 
-    The run's id is kept in ``save_dir``, so that a run continued in its folder continues its W&B run.
+    The id of the W&B run is stored in ``save_dir``, so that a resumed run continues the same W&B run.
 
     Args:
         save_dir: the run folder.
         mode: ``"online"``, ``"offline"`` or ``"disabled"``.
         init_timeout: seconds to wait for the server.
-        options: for ``wandb.init``: project, name, group, tags, ...
+        options: options of ``wandb.init``: project, name, group, tags, ...
+
+    Returns:
+        The logger, offline if the server cannot be reached; None if W&B is disabled.
+
+    Raises:
+        UserError: if ``mode`` is unknown.
     """
     if mode not in ("online", "offline", "disabled"):
         raise UserError(f"W&B mode must be online, offline or disabled, got {mode!r}")
@@ -41,14 +47,14 @@ def wandb_logger(
     def make(mode: str) -> WandbLogger:
         settings = wandb.Settings(init_timeout=init_timeout, console="off", silent=True)
         logger = WandbLogger(save_dir=save_dir, id=run_id(Path(save_dir)), mode=mode, settings=settings, **options)
-        logger._wandb_init.pop("anonymous", None)  # Lightning always passes it; wandb warns that it means nothing
+        logger._wandb_init.pop("anonymous", None)  # Lightning always passes this option, which wandb has deprecated
         return logger
 
     logger = make(mode)
     if mode == "online" and is_rank_zero():
         try:
             _ = logger.experiment
-        except Exception as error:  # wandb raises many kinds: no key, no network, time-out, server errors
+        except Exception as error:  # wandb raises many types for a missing key, network, time-out or server errors
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             log.warning("W&B cannot be reached (%s); logging offline, upload later with `wandb sync`", reason)
             wandb.teardown()
@@ -57,7 +63,7 @@ def wandb_logger(
 
 
 def log_table(loggers: Sequence[Logger], results: Results) -> None:
-    """Gives W&B the rows of a test as the table ``test/results``."""
+    """Log the rows of a test to W&B as the table ``test/results``."""
     rows = [row.columns() for row in results.rows]
     names = column_names(rows)
     for logger in loggers:
@@ -66,13 +72,13 @@ def log_table(loggers: Sequence[Logger], results: Results) -> None:
 
 
 def finish(failed: bool) -> None:
-    """Ends the W&B run of this process, if there is one; otherwise the next job of a multirun would add to it."""
+    """End the W&B run of this process, if any, so that the next job of a multirun does not log to it."""
     if wandb := sys.modules.get("wandb"):
         wandb.finish(exit_code=int(failed))
 
 
 def run_id(folder: Path) -> str:
-    """The W&B id of the run in ``folder``, made on first use."""
+    """Return the W&B id of the run in ``folder``; the first call creates it."""
     path = folder / "wandb_id"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The LightningModule: loss, optimiser, logging. Everything else is elsewhere."""
+"""The LightningModule, which defines loss, optimisation, evaluation and logging."""
 
 from __future__ import annotations
 
@@ -26,22 +26,25 @@ from lmf.training.resume import apply_options
 
 Batch = dict[str, Any]
 
-CHECK_EVERY = 20  # steps between looks at whether all is finite, since a device has to wait for each
+CHECK_EVERY = 20  # steps between checks for non-finite values, each of which waits for the device
 
 
 class SRModule(L.LightningModule):
-    """Trains and measures an `SRModel`.
+    """Trains and evaluates an `SRModel`.
 
-    Batches hold pictures in [0, 1] (see `lmf.data`); the network sees ``2 x - 1``.
+    Batches hold pictures in [0, 1], see `lmf.data.SRDataModule`. They are converted to [-1, 1] for the network.
 
     Args:
-        model: what is trained.
-        optimizer: makes an optimiser from parameters; not needed to test.
-        scheduler: makes a learning-rate schedule from the optimiser, or None.
-        interval: ``"epoch"`` or ``"step"``: how often the schedule steps.
-        seed: with the batch number and the rank it seeds everything random in a training step, so that a
-            resumed run repeats what an uninterrupted one does.
-        baseline: also measure bicubic interpolation on every set.
+        model: the model.
+        optimizer: creates an optimiser from parameters; only needed for training.
+        scheduler: creates a learning-rate schedule from the optimiser; None keeps the rate constant.
+        interval: when the schedule advances, after every ``"epoch"`` or every ``"step"``.
+        seed: seeds every training step together with the batch number and the rank, so that a resumed run equals an
+            uninterrupted one.
+        baseline: whether to measure bicubic interpolation on every set as well.
+
+    Attributes:
+        results: list of `Result`, one per set of the latest validation or test.
     """
 
     def __init__(
@@ -60,11 +63,12 @@ class SRModule(L.LightningModule):
         self.interval = interval
         self.seed = seed
         self.bicubic = SRModel(Identity(), Bicubic()) if baseline else None
-        self.losses_finite = torch.tensor(True)  # those of all steps; a tensor, for which no step need wait
-        self.results: list[Result] = []  # of the latest validation or test, a row for each set
-        self.metrics = nn.ModuleList()  # for each set: those of the model, then those of bicubic
+        self.losses_finite = torch.tensor(True)  # of all steps; a tensor, so that no step waits for the device
+        self.results: list[Result] = []
+        self.metrics = nn.ModuleList()  # per set: the metrics of the model, then those of bicubic interpolation
 
     def setup(self, stage: str) -> None:
+        """Create the metrics of the validation sets, or of the test sets if ``stage`` is ``"test"``."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         sets = data.test_sets if stage == "test" else data.val_sets
         prefixes = ["", "bicubic_"] if self.bicubic is not None else [""]
@@ -74,9 +78,16 @@ class SRModule(L.LightningModule):
         self.results = [Result(s.dataset, s.scale, 0, s.protocol) for s in sets]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed the step."""
         torch.manual_seed(hash((self.seed, batch["number"], self.global_rank)) % 2**63)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the L1 loss of a batch, in network units.
+
+        Args:
+            batch: see `lmf.data.SRDataModule`, optionally with encoder features ``"feat"`` (B, C, p, p).
+            batch_idx: number of the batch in the epoch.
+        """
         feat = batch["feat"].float() if "feat" in batch else None
         rgb = self.model(to_network(batch["lr"]), batch["coord"], batch["cell"], feat)  # (B, Q, 3)
         loss = F.l1_loss(rgb.float(), to_network(batch["target"]))
@@ -85,14 +96,15 @@ class SRModule(L.LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Check for non-finite values every `CHECK_EVERY` batches."""
         if batch_idx % CHECK_EVERY == 0:
             self.check_finite()
 
     def check_finite(self) -> None:
-        """Stops training on all ranks if a loss or a weight on any of them is infinite or undefined.
+        """Stop training on all ranks if a loss or a weight on any rank is NaN or infinite.
 
         Raises:
-            UserError: there is one.
+            UserError: if one is.
         """
         finite = torch.stack(
             [self.losses_finite.to(self.device), *(p.isfinite().all() for p in self.parameters())]
@@ -100,14 +112,26 @@ class SRModule(L.LightningModule):
         if self.trainer.strategy.reduce_boolean_decision(not finite, all=False):
             raise UserError(
                 f"the loss or weights are not finite after step {self.trainer.global_step}, training stops; the "
-                "checkpoints saved before are good: resume with a lower learning rate or with gradient clipping"
+                "checkpoints saved before are intact: resume with a lower learning rate or with gradient clipping"
             )
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor] | None:
+        """Measure a picture of a validation set; see `test_step`."""
         return self.test_step(batch, batch_idx, dataloader_idx)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor] | None:
-        if not batch:  # only another rank has a picture left
+        """Enlarge and measure a picture.
+
+        Args:
+            batch: ``"lr"`` (1, 3, h, w) and ``"hr"`` (1, 3, H, W) in [0, 1]; empty if only other ranks have pictures
+                left.
+            batch_idx: number of the picture.
+            dataloader_idx: number of the set.
+
+        Returns:
+            ``{"sr": (1, 3, H, W)}`` in [0, 1]; None for an empty batch.
+        """
+        if not batch:
             return None
         metrics = cast(nn.ModuleList, self.metrics[dataloader_idx])
         if self.bicubic is not None:
@@ -115,29 +139,40 @@ class SRModule(L.LightningModule):
         return self.measure(self.model, metrics[0], batch)
 
     def measure(self, model: SRModel, metrics: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Enlarges the picture of ``batch`` with ``model`` and updates ``metrics`` with it."""
+        """Enlarge the picture of ``batch`` with ``model`` and update ``metrics``.
+
+        Returns:
+            ``{"sr": (1, 3, H, W)}`` in [0, 1].
+        """
         hr = batch["hr"]
         sr = from_network(model.render(to_network(batch["lr"]), hr.shape[-2:]))
         cast(MetricCollection, metrics).update(sr, hr)
         return {"sr": sr}
 
     def on_validation_epoch_start(self) -> None:
+        """Clear the results of the previous validation."""
         self.results = [replace(row, values={}) for row in self.results]
 
     def on_test_epoch_start(self) -> None:
+        """Clear the results of the previous test."""
         self.on_validation_epoch_start()
 
     def on_validation_epoch_end(self) -> None:
+        """Complete and log the results."""
         self.complete("val")
 
     def on_test_epoch_end(self) -> None:
+        """Complete and log the results."""
         self.complete("test")
 
     def complete(self, stage: str) -> None:
-        """Completes ``results`` with the metrics, and logs them and their means over the sets.
+        """Add the metrics to ``results``, and log all values and the means over the sets.
 
-        Callbacks have added their own figures before. Loggers get ``val/set5_x4/psnr``,
-        ``val/set5_x4/bicubic_psnr`` and the like, and the means as ``val/psnr`` and ``val/bicubic_psnr``.
+        Callbacks add their values earlier. The logged names are ``val/set5_x4/psnr``, ``val/set5_x4/bicubic_psnr`` and
+        so on, and ``val/psnr`` and ``val/bicubic_psnr`` for the means.
+
+        Args:
+            stage: ``"val"`` or ``"test"``.
         """
         for row, own in zip(self.results, self.metrics, strict=True):
             collections = [cast(MetricCollection, m) for m in cast(nn.ModuleList, own)]
@@ -155,6 +190,7 @@ class SRModule(L.LightningModule):
         self.log_dict(logged, rank_zero_only=False)
 
     def configure_optimizers(self) -> Any:
+        """Create the optimiser of all trainable parameters and the schedule, in Lightning's form."""
         if self.optimizer is None:
             return None
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
@@ -166,6 +202,7 @@ class SRModule(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Apply the optimiser and schedule options of this run to the state of a resumed run."""
         if self._trainer is not None and self._trainer.state.fn == "fit" and self.optimizer is not None:
             made = self.configure_optimizers()
             optimizer, scheduler = (
@@ -174,11 +211,16 @@ class SRModule(L.LightningModule):
             apply_options(checkpoint, optimizer, scheduler)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the config of the model to a checkpoint.
+
+        Raises:
+            UserError: if a loss or a weight is NaN or infinite.
+        """
         self.check_finite()
         checkpoint["lmf"] = {"format": FORMAT, "config": self.model.config}
 
 
 def set_metrics(protocol: Protocol, scale: float, prefix: str) -> MetricCollection:
-    """PSNR and SSIM of one evaluation set, named ``PREFIXpsnr`` and ``PREFIXssim``."""
+    """Create the metrics of an evaluation set, named ``PREFIXpsnr`` and ``PREFIXssim``."""
     metrics = {"psnr": PSNR(protocol, scale), "ssim": SSIM(protocol, scale)}
     return MetricCollection(metrics, compute_groups=False, prefix=prefix or None)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Ranks: which process of a distributed run this is, and its end when the first one dies."""
+"""Ranks of a distributed run: finds out the rank of this process, and ends it when the first one dies."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import time
 
 
 def is_rank_zero() -> bool:
-    """Whether this process is the one that speaks and writes, also before Lightning has set anything up."""
+    """Return whether this process has global rank zero. Works before Lightning has set up the processes."""
     return all(os.environ.get(key, "0") == "0" for key in ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID"))
 
 
 def end_with_parent(parent: int, interval: float = 2.0) -> None:
-    """Ends this process soon after the process ``parent`` that started it, however that ended.
+    """End this process soon after its parent has ended for any reason.
 
-    Without this a rank can wait for a first rank that was killed, in a collective operation, until the time-out.
+    Otherwise a rank waits in a collective operation for a killed first rank until the time-out.
+
+    Args:
+        parent: process id of the parent.
+        interval: seconds between checks.
     """
 
     def watch() -> None:

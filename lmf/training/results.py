@@ -1,4 +1,4 @@
-"""Measured results: one typed row for each evaluation set, and tables of rows on screen, as CSV and as JSON."""
+"""Measured results: a typed row for each evaluation set, and tables of rows on screen, as CSV and as JSON."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ JSON = "results.json"
 
 @dataclass
 class Result:
-    """What was measured on one evaluation set.
+    """Results on one evaluation set.
 
     Attributes:
         set: name of the pictures, such as ``set5``.
-        scale: of the enlargement.
-        images: number of pictures measured, of all processes.
-        protocol: of the metrics, see `lmf.metrics`.
-        values: the figures by column name: ``psnr``, ``ssim``, ``bicubic_psnr``, ``decoder_s`` and so on.
+        scale: factor of the enlargement.
+        images: number of measured pictures, over all processes.
+        protocol: ``"div2k"``, ``"benchmark"`` or ``"raw"``, see `lmf.metrics.functional.protocol_options`.
+        values: measured values by column name: ``psnr`` (dB), ``ssim``, ``bicubic_psnr``, ``decoder_s`` and so on.
     """
 
     set: str
@@ -38,11 +38,11 @@ class Result:
 
     @property
     def name(self) -> str:
-        """Set and scale in one word, such as ``set5_x4``."""
+        """Set and scale, such as ``set5_x4``."""
         return f"{self.set}_x{self.scale:g}"
 
     def columns(self) -> dict[str, Any]:
-        """The row as a flat dictionary: what a line of CSV or an object of JSON holds."""
+        """Return the row as a flat dictionary, which becomes a line of CSV or an object of JSON."""
         return {
             "set": self.set,
             "scale": self.scale,
@@ -53,31 +53,31 @@ class Result:
 
     @classmethod
     def of(cls, columns: Mapping[str, Any]) -> Result:
-        """The row of which `columns` made a dictionary."""
-        own = {name: columns[name] for name in ("set", "scale", "images", "protocol")}
-        return cls(**own, values={name: value for name, value in columns.items() if name not in own})
+        """Return the row that `columns` converted to a dictionary."""
+        fields = {name: columns[name] for name in ("set", "scale", "images", "protocol")}
+        return cls(**fields, values={name: value for name, value in columns.items() if name not in fields})
 
 
 @dataclass
 class Results:
-    """A table of rows. A row need not have every column."""
+    """A table of rows, which may have different columns."""
 
     rows: Sequence[Result]
 
     @classmethod
     def load(cls, folder: Path) -> Results:
-        """The results that `save` wrote into ``folder``; no rows if there are none."""
+        """Load the results that `save` wrote to ``folder``; no rows if there are none."""
         path = folder / JSON
         return cls([Result.of(columns) for columns in json.loads(path.read_text())] if path.is_file() else [])
 
     def save(self, folder: Path) -> None:
-        """Writes ``results.csv`` and ``results.json`` into ``folder``."""
+        """Write ``results.csv`` and ``results.json`` to ``folder``."""
         rows = [row.columns() for row in self.rows]
         write_text(folder / "results.csv", csv_text(rows))
         write_text(folder / JSON, json.dumps(rows, indent=1) + "\n")
 
     def show(self, title: str) -> None:
-        """Prints the table."""
+        """Print the table under ``title``."""
         rows = [row.columns() for row in self.rows]
         table = Table(title=title)
         names = [name for name in column_names(rows) if name != "protocol"]
@@ -89,12 +89,12 @@ class Results:
 
 
 def column_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names of all columns, in order of first appearance."""
+    """Return the names of all columns in order of first appearance."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """``rows`` as CSV with a header; a column that a row lacks is empty there."""
+    """Return ``rows`` as CSV with a header. Columns that a row does not have are empty."""
     text = StringIO()
     writer = csv.DictWriter(text, column_names(rows), lineterminator="\n")
     writer.writeheader()
@@ -103,13 +103,13 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def console() -> Console:
-    """The terminal; where output goes to a file instead, as wide as any table."""
-    found = Console()
-    return found if found.is_terminal else Console(width=250)
+    """Return a console for tables; 250 characters wide if the output is not a terminal."""
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=250)
 
 
 def format_value(name: str, value: Any) -> str:
-    """``value`` as the table shows it."""
+    """Format a value of the column ``name`` for a table."""
     if isinstance(value, float):
         return f"{value:.4f}" if "ssim" in name else f"{value:g}" if name == "scale" else f"{value:.2f}"
     return str(value)

@@ -75,7 +75,7 @@ def test_predictions_are_clamped_and_half_precision_is_measured_in_double():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 9)), r"one shape, got \(1, 3, 8, 8\) and \(1, 3, 8, 9\)"),
+        ((torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 9)), r"the same shape, got \(1, 3, 8, 8\) and \(1, 3, 8, 9\)"),
         ((torch.zeros(3, 8, 8), torch.zeros(3, 8, 8)), r"must be \(B, 3, H, W\), got \(3, 8, 8\)"),
         ((torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)), r"must be \(B, 3, H, W\)"),
     ],

@@ -1,4 +1,4 @@
-"""Callbacks: costs, pictures, comparisons with dense rendering, and checkpoints that survive kills and full disks."""
+"""Lightning callbacks for costs, pictures, comparisons with dense rendering, and resumable checkpoints."""
 
 from lmf.training.callbacks.checkpoint_io import AtomicCheckpointIO
 from lmf.training.callbacks.cmsr import CMSRCallback

@@ -1,4 +1,4 @@
-"""Atomic checkpoints: a file holds either the new checkpoint or the previous one, never a part of one."""
+"""Atomic checkpoints: a file holds either the new checkpoint or the previous one, never a partial one."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from lmf.io.files import replacing
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its final name, flushes it to the disk and renames it.
+    """Writes a checkpoint to a temporary file in the same folder, flushes it to the disk and renames it.
 
-    Lightning's own goes through the system's temporary folder and moves the file, which between two file systems
-    is a copy over the old checkpoint: a full disk or a kill at that moment leaves a broken one and nothing else.
+    Lightning's plugin moves the file from the system's temporary folder. Between file systems this copies over the old
+    checkpoint, so a full disk or a kill at that moment destroys both.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        """Saves to the local ``path``.
+        """Save ``checkpoint`` to the local ``path``.
 
         Raises:
-            OSError: it could not be written; what was at ``path`` before is untouched.
+            OSError: if it cannot be written. The previous file at ``path`` does not change.
+            TypeError: if ``storage_options`` are given.
         """
         if storage_options is not None:
-            raise TypeError("checkpoints are local files, storage_options have no meaning")
+            raise TypeError(f"checkpoints are local files, storage_options must be None, got {storage_options!r}")
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         path = Path(path)

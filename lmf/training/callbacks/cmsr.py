@@ -1,4 +1,4 @@
-"""Compares multi-scale rendering with dense rendering of the same pictures: quality, time and MACs."""
+"""Compares quality, time and MACs of multi-scale rendering and dense rendering of the same pictures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lmf.training.module import SRModule
 
 Result = TypeVar("Result")
 REPEATS = 3
-EXACT_DB = 100.0  # what a picture counts as that does not differ at all
+EXACT_DB = 100.0  # finite PSNR that identical pictures count with
 NAMES = (
     "psnr_vs_dense",
     "dense_psnr",
@@ -39,28 +39,35 @@ NAMES = (
 
 
 class CMSRCallback(L.Callback):
-    """Measures what a multi-scale renderer saves: in a test it also renders every picture densely.
+    """Measures the savings of a multi-scale renderer. During a test it also renders every picture densely.
 
-    It adds these columns to the results of each set, means over pictures: ``psnr_vs_dense``, of colours in [0, 1],
-    RGB, the whole picture, 100 dB where nothing differs; ``dense_psnr``, against HR by the set's protocol;
-    ``rendered_share``, rendered pixels / output pixels; ``render_s`` and ``dense_render_s``, seconds of rendering
-    alone, on the same latent, the least of three; ``gmacs`` and ``dense_gmacs`` (`lmf.benchmark.cost`), of the whole
-    model. ``least_psnr_vs_dense`` is the minimum over pictures. Level maps of the first pictures go to
-    ``<output>/level_maps``. With other renderers the callback does nothing.
+    With other renderers the callback does nothing. It adds these columns to the results of each set, which are means
+    over pictures if not stated otherwise:
+
+    - ``psnr_vs_dense``: PSNR against dense rendering in dB, of RGB in [0, 1] on the whole picture; 100 dB for identical
+      pictures.
+    - ``least_psnr_vs_dense``: its minimum over pictures.
+    - ``dense_psnr``: PSNR of dense rendering against HR in dB, by the protocol of the set.
+    - ``rendered_share``: rendered pixels / output pixels.
+    - ``render_s``, ``dense_render_s``: seconds of rendering from the same latent, the minimum of three runs.
+    - ``gmacs``, ``dense_gmacs``: 10^9 MACs of the whole model, see `lmf.benchmark.cost`.
+
+    Level maps of the first pictures are saved to ``<output>/level_maps``.
 
     Args:
         output: the run folder.
-        images: level maps per set and process.
+        images: number of level maps per set and process.
     """
 
     def __init__(self, output: str | os.PathLike[str], images: int = 2) -> None:
         self.folder = Path(output) / "level_maps"
         self.images = images
-        self.sums: list[Tensor] = []  # of each set: the sums of the figures, and the number of pictures
-        self.least: list[float] = []  # of each set: the least PSNR against dense rendering
+        self.sums: list[Tensor] = []  # per set: sums of the values in NAMES, and the number of pictures
+        self.least: list[float] = []  # per set: least PSNR against dense rendering
         self.costs: dict[tuple[Size, Size], Cost] = {}
 
     def on_test_start(self, trainer: L.Trainer, pl_module: SRModule) -> None:  # type: ignore[override]
+        """Reset the sums and log the settings of the renderer."""
         self.sums = [torch.zeros(len(NAMES) + 1, dtype=torch.float64) for _ in pl_module.results]
         self.least = [EXACT_DB for _ in pl_module.results]
         if pl_module.model.renderer.multi_scale:
@@ -77,6 +84,7 @@ class CMSRCallback(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        """Render the picture of ``batch`` with both renderers and add the measured values."""
         row, model = pl_module.results[dataloader_idx], pl_module.model
         if not model.renderer.multi_scale or not batch:
             return
@@ -86,10 +94,10 @@ class CMSRCallback(L.Callback):
         latent, seen = enlargement.latent(), list[Stats]()
         renderer = model.renderer.watched(seen)
         seconds = dense_seconds = math.inf
-        for _ in range(REPEATS):  # in turns; whatever else the machine does only adds to the least of them
-            picture, own = timed(lambda: enlargement.render(latent, renderer), lr.device)
-            dense, other = timed(lambda: enlargement.render(latent, Dense()), lr.device)
-            seconds, dense_seconds = min(seconds, own), min(dense_seconds, other)
+        for _ in range(REPEATS):  # alternately, so that other load on the machine affects both
+            picture, multi_scale_run = timed(lambda: enlargement.render(latent, renderer), lr.device)
+            dense, dense_run = timed(lambda: enlargement.render(latent, Dense()), lr.device)
+            seconds, dense_seconds = min(seconds, multi_scale_run), min(dense_seconds, dense_run)
         picture, dense, stats = from_network(picture), from_network(dense), seen[-1]
         if (lr_size, size) not in self.costs:
             self.costs[lr_size, size] = count(model, lr_size, size=size)
@@ -113,17 +121,18 @@ class CMSRCallback(L.Callback):
             save_png(panel(picture[0], dense[0], stats), self.folder / name)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: SRModule) -> None:  # type: ignore[override]
+        """Add the means over all processes to the results."""
         if not pl_module.model.renderer.multi_scale:
             return
-        for row, own_sums, own_least in zip(pl_module.results, self.sums, self.least, strict=True):
-            *sums, count = trainer.strategy.reduce(own_sums.to(pl_module.device), reduce_op="sum").tolist()
-            least = trainer.strategy.reduce(torch.tensor(own_least, device=pl_module.device), reduce_op="min")
+        for row, local_sums, local_least in zip(pl_module.results, self.sums, self.least, strict=True):
+            *sums, count = trainer.strategy.reduce(local_sums.to(pl_module.device), reduce_op="sum").tolist()
+            least = trainer.strategy.reduce(torch.tensor(local_least, device=pl_module.device), reduce_op="min")
             row.values |= {name: total / count for name, total in zip(NAMES, sums, strict=True)}
             row.values["least_psnr_vs_dense"] = least.item()
 
 
 def timed(call: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
-    """Returns what ``call`` returns, and the seconds until the device has finished its work."""
+    """Return the result of ``call`` and the seconds until the device has finished."""
     synchronize(device)
     start = time.perf_counter()
     result = call()

@@ -1,4 +1,4 @@
-"""Logs what a model costs: parameters, MACs, latency and memory by stage."""
+"""Logs parameters, MACs, latency and memory of a model by stage."""
 
 from __future__ import annotations
 
@@ -22,20 +22,26 @@ Every = Literal["fit", "validation", "test"]
 
 
 class CostCallback(L.Callback):
-    """Measures ``pl_module.model`` (an `lmf.SRModel`) before training and before a test.
+    """Measures the cost of ``pl_module.model`` (an `lmf.SRModel`) before training and before a test.
 
-    Every logger gets ``cost/params_encoder``, ``cost/params_decoder`` and, by scale, ``cost/x4/encoder_macs``,
-    ``latent_macs``, ``render_macs``, ``encoder_s``, ``latent_s``, ``render_s``, ``total_s`` and ``peak_bytes``; rank
-    zero prints a table with the convention. MACs are those of one process, seconds and bytes those of the worst.
-    Training goes on as if nothing had happened: mode, gradients and random state are left alone.
+    Every logger receives ``cost/params_encoder``, ``cost/params_decoder`` and, for each scale,
+    ``cost/x4/encoder_macs``, ``latent_macs``, ``render_macs``, ``encoder_s``, ``latent_s``, ``render_s``, ``total_s``
+    and ``peak_bytes``. Rank zero prints a table. MACs are those of one process; seconds and bytes are the maximum over
+    processes. The measurement does not affect training: mode, gradients and random state stay the same.
 
     Args:
-        lr_size: (height, width) of the input.
-        scales: of the outputs.
-        every: ``"fit"``: once before training; ``"validation"``: before every validation; ``"test"``: neither.
-        results: also add the columns ``decoder_gmacs`` and ``decoder_s`` (latent and rendering) to the results of
-            tests at any of ``scales``.
-        warmup, repeats, budget: see `lmf.benchmark.cost.latency`; the budget is per scale.
+        lr_size: (height, width) of the input in pixels.
+        scales: scales to measure.
+        every: when to measure, besides before tests: ``"fit"`` (once before training), ``"validation"`` (before every
+            validation) or ``"test"`` (never).
+        results: whether to add the columns ``decoder_gmacs`` and ``decoder_s`` (latent and rendering) to the results of
+            tests at one of ``scales``.
+        warmup: untimed runs per scale.
+        repeats: timed runs per scale.
+        budget: seconds per scale after which no run is repeated, see `lmf.benchmark.cost.latency`.
+
+    Raises:
+        UserError: if ``every``, ``lr_size`` or ``scales`` is invalid.
     """
 
     def __init__(
@@ -51,36 +57,41 @@ class CostCallback(L.Callback):
         if every not in get_args(Every):
             raise UserError(f"every must be one of {get_args(Every)}, got {every!r}")
         if len(lr_size) != 2 or not scales:
-            raise UserError(f"lr_size must be (height, width), scales at least one; got {lr_size} and {scales}")
+            raise UserError(f"lr_size must be (height, width) and scales not empty, got {lr_size} and {scales}")
         self.lr_size = (int(lr_size[0]), int(lr_size[1]))
         self.scales = tuple(scales)
         self.every = every
         self.results = results
-        self.decoder: dict[float, dict[str, float]] = {}  # by scale: what the last measurement found
+        self.decoder: dict[float, dict[str, float]] = {}  # by scale: columns from the last measurement
         self.latency = partial(latency, warmup=warmup, repeats=repeats, budget=budget)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure before training if ``every`` is ``"fit"``."""
         if self.every == "fit":
             self.measure(trainer, pl_module)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure before a validation if ``every`` is ``"validation"``."""
         if self.every == "validation" and not trainer.sanity_checking:
             self.measure(trainer, pl_module)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure before a test."""
         self.measure(trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: SRModule) -> None:  # type: ignore[override]
+        """Add the costs of the decoder to the results."""
         for row in pl_module.results if self.results else ():
             row.values |= self.decoder.get(row.scale, {})
 
     def measure(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure the model at all scales, log the values and print the table."""
         model: SRModel = pl_module.model  # type: ignore[assignment]
         device = pl_module.device
         costs = [count(model, self.lr_size, scale=s) for s in self.scales]
         with trainer.precision_plugin.forward_context():
-            own = [self.latency(model, self.lr_size, scale=s, device=device) for s in self.scales]
-        latencies = [worst(x, trainer, device) for x in own]
+            local = [self.latency(model, self.lr_size, scale=s, device=device) for s in self.scales]
+        latencies = [worst(x, trainer, device) for x in local]
         self.decoder = {
             scale: {"decoder_gmacs": cost.decoder_macs / 1e9, "decoder_s": timing.latent + timing.render}
             for scale, cost, timing in zip(self.scales, costs, latencies, strict=True)
@@ -91,6 +102,7 @@ class CostCallback(L.Callback):
         self.show(costs, latencies, f"{type(model.encoder).__name__} + {type(model.decoder).__name__}")
 
     def values(self, costs: Sequence[Cost], latencies: Sequence[Latency]) -> dict[str, float]:
+        """Return the values to log by name, from one cost and one latency per scale."""
         values: dict[str, float] = {
             "cost/params_encoder": costs[0].encoder_params,
             "cost/params_decoder": costs[0].decoder_params,
@@ -105,16 +117,28 @@ class CostCallback(L.Callback):
 
     @rank_zero_only
     def show(self, costs: Sequence[Cost], latencies: Sequence[Latency], name: str) -> None:
-        # The progress bar stays intact because this is its console.
+        """Print the table on the console of the progress bar, which leaves the bar intact."""
         get_console().print(cost_table(costs, latencies, name))
 
 
-def worst(own: Latency, trainer: L.Trainer, device: torch.device) -> Latency:
-    """The largest seconds and bytes over all processes."""
-    numbers = [own.encoder, own.latent, own.render, own.total, -1.0 if own.peak_bytes is None else own.peak_bytes]
+def worst(local: Latency, trainer: L.Trainer, device: torch.device) -> Latency:
+    """Return the largest seconds and bytes over all processes.
+
+    Args:
+        local: the latency that this process measured.
+        trainer: connects the processes.
+        device: device of this process.
+    """
+    numbers = [
+        local.encoder,
+        local.latent,
+        local.render,
+        local.total,
+        -1.0 if local.peak_bytes is None else local.peak_bytes,
+    ]
     encoder, latent, render, total, peak = trainer.strategy.reduce(
         torch.tensor(numbers, device=device), reduce_op="max"
     ).tolist()
     return replace(
-        own, encoder=encoder, latent=latent, render=render, total=total, peak_bytes=None if peak < 0 else int(peak)
+        local, encoder=encoder, latent=latent, render=render, total=total, peak_bytes=None if peak < 0 else int(peak)
     )

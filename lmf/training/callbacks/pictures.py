@@ -1,4 +1,4 @@
-"""Strips of LR, bicubic, model output and HR, so that one sees what a validation number means."""
+"""Saves crops of LR, bicubic, model output and HR side by side after validations."""
 
 from __future__ import annotations
 
@@ -29,19 +29,22 @@ _GAP, _LABEL = 4, 14  # pixels between pictures, and of the line of text above t
 
 
 class PicturesCallback(L.Callback):
-    """After a validation: PNG strips "LR | bicubic | ours | HR" of one crop of each picture.
+    """Saves strips "LR | bicubic | ours | HR" of a crop of validation pictures.
 
-    They go to ``<output>/pictures/epoch0003_set5_x4_baby.png`` and, where the trainer has a W&B logger, to
-    ``pictures/set5_x4`` there. Global rank zero shows pictures of its own share. The module's ``validation_step``
-    returns ``{"sr": (1, 3, H, W)}`` in [0, 1]; the batch has ``lr``, ``hr`` and ``name``.
+    The files are called ``<output>/pictures/epoch0003_set5_x4_baby.png``. A W&B logger receives the strips as
+    ``pictures/set5_x4``. Only global rank zero saves strips, of the pictures that it evaluates. The ``validation_step``
+    of the module must return ``{"sr": (1, 3, H, W)}`` in [0, 1], and batches must have ``lr``, ``hr`` and ``name``.
 
     Args:
         output: the run folder.
-        sets: names of validation sets; None: all.
-        images: strips per set, the first of each.
-        crop: side of the crop in HR pixels; smaller pictures are shown whole.
-        where: ``"detail"``: where HR has the strongest gradients; ``"centre"``.
-        every: one validation in so many, the first included.
+        sets: names of validation sets; None uses all.
+        images: number of strips per set.
+        crop: side of the crop in HR pixels. Smaller pictures are shown whole.
+        where: position of the crop, ``"detail"`` (where HR has the strongest gradients) or ``"centre"``.
+        every: save strips after every n-th validation, starting with the first.
+
+    Raises:
+        UserError: if an option is out of range or, in `setup`, a set does not exist.
     """
 
     def __init__(
@@ -62,14 +65,15 @@ class PicturesCallback(L.Callback):
         self.images, self.crop, self.where, self.every = images, crop, where, every
         self.bicubic = SRModel(Identity(), Bicubic())
         self.validations = 0
-        self.strips: dict[str, list[tuple[Image.Image, str]]] = {}  # by set, of this validation
+        self.strips: dict[str, list[tuple[Image.Image, str]]] = {}  # by set: strips and captions of this validation
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Check the names of the sets."""
         if stage in ("fit", "validate"):
             known = [s.name for s in trainer.datamodule.val_sets]  # type: ignore[attr-defined]
             unknown = [name for name in self.sets or () if name not in known]
             if unknown:
-                raise UserError(f"no validation set {', '.join(unknown)} to show; there are {', '.join(known)}")
+                raise UserError(f"sets must be some of {', '.join(known)}, got {', '.join(unknown)}")
 
     def on_validation_batch_end(
         self,
@@ -80,6 +84,7 @@ class PicturesCallback(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        """Save the strip of a picture."""
         if trainer.sanity_checking or not trainer.is_global_zero or self.validations % self.every or not batch:
             return
         name = trainer.datamodule.val_sets[dataloader_idx].name  # type: ignore[attr-defined]
@@ -94,6 +99,7 @@ class PicturesCallback(L.Callback):
         strips.append((strip, caption))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the strips to W&B."""
         if trainer.sanity_checking:
             return
         for logger in trainer.loggers:
@@ -107,7 +113,17 @@ class PicturesCallback(L.Callback):
 
     @torch.no_grad()
     def strip(self, lr: Tensor, sr: Tensor, hr: Tensor, box: Box) -> tuple[Image.Image, str]:
-        """The strip of ``box`` and what is on it, from (1, 3, h, w) and twice (1, 3, H, W) in [0, 1]."""
+        """Draw the strip of a crop.
+
+        Args:
+            lr: (1, 3, h, w) in [0, 1].
+            sr: (1, 3, H, W) output of the model in [0, 1].
+            hr: (1, 3, H, W) in [0, 1].
+            box: rows and columns of the crop in HR pixels, half-open ranges.
+
+        Returns:
+            The strip and a caption with its labels.
+        """
         rows, cols = (slice(*side) for side in box)
         size = (hr.shape[-2], hr.shape[-1])
         bicubic = from_network(self.bicubic.prepare(to_network(lr), size).crop(*box).render())
@@ -126,7 +142,16 @@ class PicturesCallback(L.Callback):
 
 
 def choose_box(hr: Tensor, crop: int, where: Where) -> Box:
-    """Rows and columns, as half-open ranges, of a crop of ``hr`` (1, 3, H, W)."""
+    """Choose a crop of at most ``crop`` x ``crop`` pixels.
+
+    Args:
+        hr: (1, 3, H, W).
+        crop: side of the crop in pixels.
+        where: see `PicturesCallback`.
+
+    Returns:
+        Half-open ranges of rows and columns.
+    """
     size = (hr.shape[-2], hr.shape[-1])
     h, w = (min(crop, n) for n in size)
     top, left = ((n - k) // 2 for n, k in zip(size, (h, w), strict=True))
@@ -141,7 +166,7 @@ def choose_box(hr: Tensor, crop: int, where: Where) -> Box:
 
 
 def draw(crops: Sequence[Tensor], labels: Sequence[str]) -> Image.Image:
-    """``crops`` (1, 3, h, w) in [0, 1] side by side on white, each under its label."""
+    """Draw ``crops`` (1, 3, h, w) in [0, 1] side by side on white, each below its label."""
     h, w = crops[0].shape[-2:]
     out = Image.new("RGB", (len(crops) * (w + _GAP) - _GAP, h + _LABEL), "white")
     pen = ImageDraw.Draw(out)
@@ -153,7 +178,7 @@ def draw(crops: Sequence[Tensor], labels: Sequence[str]) -> Image.Image:
 
 
 def save_png(picture: Image.Image, path: Path) -> None:
-    """Writes beside ``path``, then renames."""
+    """Write ``picture`` as a PNG to ``path`` atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         picture.save(temporary, format="PNG")

@@ -1,4 +1,4 @@
-"""Checkpoints to resume from, and signals that end a run without losing what it has learnt."""
+"""Saves checkpoints to resume from, and stops a run on signals without losing progress."""
 
 from __future__ import annotations
 
@@ -22,20 +22,23 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class ResumeCheckpoint(Checkpoint):
-    """Saves a checkpoint to resume from every so many steps, before validations and when a signal asks to stop.
+    """Saves a checkpoint to resume from every few steps, before validations and on signals.
 
-    On SIGTERM or SIGINT (Ctrl-C) the current training step is finished and saved, and the process exits with status
-    128 + the number of the signal, as schedulers expect. Outside training steps there is nothing to save, and it exits
-    at once; so it does on a second signal. All ranks stop after the same step.
+    On SIGTERM or SIGINT (Ctrl-C) the callback finishes the current training step, saves it and exits with status 128 +
+    the number of the signal, as schedulers expect. Outside training steps and on a second signal it exits at once. All
+    ranks stop after the same step.
 
-    A run that was stopped during a validation repeats the whole validation when it is resumed, so that the best
-    checkpoint is chosen among the same weights as in an uninterrupted run.
+    A run that was stopped during a validation repeats the whole validation after resuming. The best checkpoint is
+    therefore chosen among the same weights as in an uninterrupted run.
 
-    The base class makes Lightning call this callback after all that change weights.
+    The base class `Checkpoint` makes Lightning call this callback after all callbacks that change weights.
 
     Args:
         path: the checkpoint, which is overwritten.
-        every_n_train_steps: how often to save, in optimiser steps.
+        every_n_train_steps: optimiser steps between saves, at least 1.
+
+    Raises:
+        UserError: if ``every_n_train_steps`` is less than 1.
     """
 
     def __init__(self, path: str | os.PathLike[str], every_n_train_steps: int) -> None:
@@ -43,16 +46,17 @@ class ResumeCheckpoint(Checkpoint):
             raise UserError(f"every_n_train_steps must be at least 1, got {every_n_train_steps}")
         self.path = Path(path)
         self.every = every_n_train_steps
-        self.steps = 0  # taken when the last batch ended
-        self.received = 0  # number of the signal that asked to stop
+        self.steps = 0  # optimiser steps at the end of the last batch
+        self.received = 0  # number of the received signal
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Make Lightning repeat a validation that did not finish."""
         loop = checkpoint["loops"]["fit_loop"]
         batches = loop["epoch_loop.batch_progress"]
         epoch_trained = batches["is_last_batch"] and batches["current"]["completed"] < batches["current"]["ready"]
         if epoch_trained and validates_after(trainer, epoch=loop["epoch_progress"]["current"]["completed"]):
-            # Lightning would go on with the next epoch. Make it believe that the first batch of the validation had
-            # begun: it repeats that batch, and so all of them.
+            # Lightning would continue with the next epoch. If the first batch of the validation counts as started,
+            # Lightning repeats this batch and then runs all others.
             for progress in ("total", "current"):
                 batches[progress]["completed"] = batches[progress]["ready"]
                 loop["epoch_loop.val_loop.batch_progress"][progress] |= {
@@ -63,15 +67,17 @@ class ResumeCheckpoint(Checkpoint):
                 }
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Handle SIGINT."""
         self.received = 0
         self.listen(trainer, signal.SIGINT)  # before data loaders fork, so that Ctrl-C does not end them
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Handle SIGTERM."""
         self.steps = trainer.global_step
-        self.listen(trainer, signal.SIGTERM)  # after Lightning, which handles it too; in the end it restores both
+        self.listen(trainer, signal.SIGTERM)  # after Lightning has set its handler; it restores both at the end
 
     def listen(self, trainer: L.Trainer, number: signal.Signals) -> None:
-        """Handles the signal ``number`` from now on."""
+        """Install the handler of the signal ``number``."""
 
         def handle(number: int, frame: FrameType | None) -> None:
             if not self.received and trainer.strategy.launcher is not None:
@@ -85,8 +91,9 @@ class ResumeCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Save a checkpoint if it is due, and exit if any rank has received a signal."""
         if trainer.global_step == self.steps:
-            return  # gradients are being accumulated, and checkpoints do not hold them
+            return  # gradients are being accumulated, which checkpoints do not contain
         self.steps = trainer.global_step
         stop = self.agreed(trainer)
         validates = trainer.is_last_batch and validates_after(trainer, trainer.current_epoch)
@@ -96,32 +103,38 @@ class ResumeCheckpoint(Checkpoint):
             self.exit(trainer, stop)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.received:  # since the last step, which has been saved
+        """Exit if a signal has arrived after the last step, which has been saved."""
+        if self.received:
             self.exit(trainer, self.received)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Exit if a signal has arrived after the last step."""
         if self.received:
             self.exit(trainer, self.received)
 
     def agreed(self, trainer: L.Trainer) -> int:
-        """The signal that any of the ranks received, or 0."""
+        """Return the number of the signal that any rank has received, or 0."""
         if trainer.world_size == 1:
             return self.received
         received = torch.tensor(self.received, device=trainer.strategy.root_device)
         return int(trainer.strategy.reduce(received, reduce_op="max"))
 
     def exit(self, trainer: L.Trainer, number: int) -> None:
+        """Log how to resume and exit with the status of the signal ``number``."""
         if is_rank_zero():
             log.warning(f"{signal.Signals(number).name}: stopped after step {self.steps}; resume from {self.path}")
         raise SystemExit(status(trainer, number))
 
 
 def status(trainer: L.Trainer, number: int) -> int:
-    """The exit status after a signal. Other ranks end quietly, or Lightning would kill the first one for them."""
+    """Return the exit status after a signal: 128 + ``number`` on local rank zero, else 0.
+
+    If another rank exits with an error, Lightning kills rank zero.
+    """
     return 128 + number if trainer.local_rank == 0 else 0
 
 
 def validates_after(trainer: L.Trainer, epoch: int) -> bool:
-    """Whether a validation follows ``epoch``, counted from 0."""
+    """Return whether a validation follows ``epoch``, counted from 0."""
     every = trainer.check_val_every_n_epoch
     return trainer.enable_validation and every is not None and (epoch + 1) % every == 0

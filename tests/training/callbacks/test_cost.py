@@ -99,7 +99,7 @@ def test_the_worst_of_all_processes():
 def test_errors():
     with pytest.raises(ValueError, match=r"every must be one of .* got 'epoch'"):
         CostCallback(every="epoch")
-    with pytest.raises(ValueError, match=r"scales at least one; got .* and \[\]"):
+    with pytest.raises(ValueError, match=r"scales not empty, got .* and \[\]"):
         CostCallback(scales=[])
 
 
