@@ -1,4 +1,4 @@
-"""Models from files and into files."""
+"""Loads and saves models, including published checkpoints of other projects."""
 
 from lmf.checkpoint.files import (
     FORMAT,

@@ -1,7 +1,7 @@
-"""Models from files: run folders, Lightning checkpoints, safetensors, and published checkpoints.
+"""Loads models from run folders, Lightning checkpoints, safetensors and published checkpoints, and saves them.
 
-Weights are read with safe unpickling or safetensors, and a config found in a file can only name classes of
-this package or of packages the caller trusts: nothing in a data file is ever executed.
+No file can execute code. Weights are read by safe unpickling or safetensors, and the config in a file can only name
+classes of this package and of packages that the caller trusts.
 """
 
 from __future__ import annotations
@@ -35,17 +35,18 @@ SOURCES = "a run folder, .ckpt, .safetensors, .pth, or a name of lmf.list_models
 
 
 def load(source: str | os.PathLike[str], *, trust: Sequence[str] = (), device: str | torch.device = "cpu") -> SRModel:
-    """A model in evaluation mode from whatever holds one.
+    """Load a model in evaluation mode.
 
     Args:
-        source: a name of `lmf.list_models`, a run folder, or a file: a ``.ckpt`` of this project, a ``.safetensors``
-            written by `save`, or a published model, with its description (``{"model": {"name", "args", "sd"}}``) or
-            as a state dict whose names and shapes show which model it is. The content decides, not the suffix.
-        trust: packages beside ``lmf`` whose encoders, decoders and renderers the file may name.
-        device: where to put it.
+        source: a name from `lmf.list_models`, a run folder, or a file: a ``.ckpt`` of this project, a ``.safetensors``
+            written by `save`, or a published model. A published model is stored with its description
+            (``{"model": {"name", "args", "sd"}}``) or as a state dict whose names and shapes identify the model. The
+            format is recognised by the content of the file.
+        trust: packages other than ``lmf`` whose encoders, decoders and renderers the file may name.
+        device: device of the model.
 
     Raises:
-        CheckpointError: no such file, damaged, not a model, or with weights that are not finite.
+        CheckpointError: if the file does not exist, is damaged, holds no model, or holds weights that are not finite.
     """
     path = find(source)
     config, state = _read(path)
@@ -61,15 +62,17 @@ def load(source: str | os.PathLike[str], *, trust: Sequence[str] = (), device: s
 def save(
     model: SRModel, path: str | os.PathLike[str], card: Mapping[str, Any] | None = None, half: bool = False
 ) -> None:
-    """Writes weights and config to a ``.safetensors`` that `load` reads back.
+    """Write the weights and the config of a model to a ``.safetensors`` file that `load` can read.
 
     Args:
-        half: store weights in half precision; `load` makes them float32 again.
-        card: further facts for the file's metadata (data, recipe, numbers, licence), JSON-serialisable.
+        model: a model made by `build` or `load`.
+        path: file to write.
+        card: facts for the file's metadata (data, recipe, results, licence), JSON-serialisable.
+        half: store weights in half precision. `load` converts them back to float32.
 
     Raises:
-        UserError: a model that `build` did not make, so that its config is unknown.
-        OSError: disk full and the like; what was at ``path`` before is untouched.
+        UserError: if ``model`` was not made by `build`, so that its config is unknown.
+        OSError: if the file cannot be written. The previous file at ``path`` does not change.
     """
     if model.config is None:
         raise UserError("this model has no config; make it with lmf.checkpoint.build to save it")
@@ -88,30 +91,34 @@ def sorted_header(data: bytes) -> bytes:
 
 
 def list_models() -> dict[str, dict[str, Any]]:
-    """The models in the box: what `load` takes by name, and the card of each (data, recipe, numbers, licence)."""
+    """Return the pretrained models that `load` accepts by name, each with its card (data, recipe, results, licence)."""
     return {name: read_card(path) for name, path in bundled().items()}
 
 
 def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The ``card`` that `save` was given.
+    """Read the card in a file written by `save`.
 
     Raises:
-        CheckpointError: not a file written by `save`.
+        CheckpointError: if `save` did not write the file, or it is damaged.
     """
     try:
         with safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {})["card"])
+            card: dict[str, Any] = json.loads((file.metadata() or {})["card"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged or not written by lmf.checkpoint.save ({one_line(error)})") from error
+    return card
 
 
 def from_authors(spec: Mapping[str, Any], state_dict: Mapping[str, Tensor], *, verbose: bool = True) -> SRModel:
-    """A published model from its description ``{name, args}`` and its weights, in evaluation mode.
+    """Build a published model in evaluation mode.
 
-    With ``verbose`` it prints what was not carried over unchanged.
+    Args:
+        spec: its description ``{"name": ..., "args": {...}}``.
+        state_dict: its weights.
+        verbose: print what was not translated exactly.
 
     Raises:
-        CheckpointError: an unknown model or option, or weights that do not fit it.
+        CheckpointError: if the model or an option is unknown, or the weights do not fit.
     """
     try:
         config, state, notes = published.convert(spec, state_dict)
@@ -127,10 +134,16 @@ def from_authors(spec: Mapping[str, Any], state_dict: Mapping[str, Tensor], *, v
 
 
 def build(config: Mapping[str, Any], *, trust: Sequence[str] = ()) -> SRModel:
-    """A model from plain ``{"encoder": {"_target_": ..., ...}, "decoder": {...}, "renderer": {...}}``.
+    """Build a model with random weights from a config.
+
+    Args:
+        config: ``{"encoder": {"_target_": ..., ...}, "decoder": {...}, "renderer": {...}}``. ``_target_`` is the dotted
+            name of a class, all other entries are its arguments. The renderer is optional.
+        trust: packages other than ``lmf`` whose classes the config may name.
 
     Raises:
-        UserError: a class that is neither ours nor trusted, or arguments it does not take.
+        UserError: if a class is not trusted or does not exist, does not accept its arguments, or the parts do not fit
+            together.
     """
     parts = {part: _instantiate(config[part], trust) for part in PARTS if config.get(part)}
     for part, kind in (("encoder", Encoder), ("decoder", Decoder)):
@@ -138,7 +151,7 @@ def build(config: Mapping[str, Any], *, trust: Sequence[str] = ()) -> SRModel:
             raise UserError(f"config[{part!r}] must name a subclass of lmf.{part}s.{kind.__name__}")
     try:
         model = SRModel(**parts)
-    except ValueError as error:  # parts that do not fit each other
+    except ValueError as error:  # the parts do not fit together
         raise UserError(str(error)) from error
     model.config = json.loads(json.dumps({part: config[part] for part in parts}))
     return model
@@ -152,7 +165,7 @@ def _instantiate(config: Mapping[str, Any], trust: Sequence[str]) -> Any:
     if module not in ("lmf.encoders", "lmf.decoders", "lmf.renderers") and package not in trust:
         raise UserError(
             f"{target} is not a class of lmf.encoders, lmf.decoders or lmf.renderers; "
-            f"if you trust {package or 'it'}, pass trust=[{package!r}]"
+            f"if you trust {package or 'it'}, give trust=[{package!r}]"
         )
     try:
         cls = getattr(importlib.import_module(module), name)
@@ -167,7 +180,14 @@ def _instantiate(config: Mapping[str, Any], trust: Sequence[str]) -> Any:
 
 
 def find(source: str | os.PathLike[str]) -> Path:
-    """The checkpoint file that ``source`` means; a run folder means its best checkpoint, else its last."""
+    """Return the checkpoint file that ``source`` refers to.
+
+    Args:
+        source: the name of a pretrained model, a file, or a run folder, whose best or else last checkpoint is used.
+
+    Raises:
+        CheckpointError: if there is no such checkpoint.
+    """
     path = Path(source).expanduser()
     if not path.exists() and str(source) in bundled():
         return bundled()[str(source)]
@@ -183,7 +203,7 @@ def find(source: str | os.PathLike[str]) -> Path:
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
-    """Config and weights of the file at ``path``, whatever its suffix."""
+    """Read config and weights from the file at ``path``, in the format that its content shows."""
     if is_safetensors(path) or path.suffix == ".safetensors":
         return _read_safetensors(path)
     checkpoint = unpickle(path)
@@ -212,11 +232,12 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]
     try:
         header = json.loads(metadata["lmf"])
     except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: no model config inside; write such files with lmf.checkpoint.save") from error
+        raise CheckpointError(f"{path}: contains no model config; write such files with lmf.checkpoint.save") from error
     return _config(path, header), {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
 def _config(path: Path, header: Mapping[str, Any]) -> Mapping[str, Any]:
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path}: format {header.get('format')!r}, this version reads format {FORMAT}")
-    return header["config"]
+    config: Mapping[str, Any] = header["config"]
+    return config

@@ -1,4 +1,4 @@
-"""Weights saved by other programs: where they lie in a checkpoint, and which published model they belong to."""
+"""Checkpoints of other programs: finds the weights in them and identifies the published model."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from torch import Tensor
 from lmf.checkpoint.translate import count, without_wrappers
 from lmf.errors import UserError
 
-# Where weights lie, the preferred place first: BasicSR keeps an average and the last ones, mmedit and Lightning one.
+# Keys under which programs store weights, the preferred one first. BasicSR stores an average and the last weights.
 _PLACES = ("params_ema", "params", "state_dict", "model_state_dict", "model")
 _GENERATOR = "generator."
 
 
 def unwrap(checkpoint: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Tensor], list[str]]:
-    """The model description ``{name, args}``, the state dict and notes, from the content of a checkpoint.
+    """Extract a published model from the content of a checkpoint.
 
     Args:
-        checkpoint: ``{"model": {"name", "args", "sd"}}`` as the authors save it; or a state dict, alone or under
-            ``params_ema``, ``params``, ``state_dict``, ``model_state_dict`` or ``model``, whose description is then
-            inferred.
+        checkpoint: ``{"model": {"name", "args", "sd"}}`` as saved by the authors, or a state dict, alone or under
+            ``params_ema``, ``params``, ``state_dict``, ``model_state_dict`` or ``model``. The description of a state
+            dict is inferred.
+
+    Returns:
+        The description ``{"name": ..., "args": {...}}``, the state dict, and notes for the user.
 
     Raises:
-        UserError: no published model in there; the message says what it seems to be.
+        UserError: if there is no published model. The message says what the checkpoint seems to be.
     """
     model = checkpoint.get("model")
     if isinstance(model, Mapping) and {"name", "args", "sd"} <= model.keys():
@@ -35,25 +38,25 @@ def unwrap(checkpoint: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[st
             break
     else:
         wanted = "{'model': {'name', 'args', 'sd'}} or a state dict"
-        raise UserError(f"not a checkpoint of the authors, it {seems(checkpoint)}; wanted {wanted}")
+        raise UserError(f"not a published checkpoint, it {seems(checkpoint)}; expected {wanted}")
     state = without_wrappers(state)
-    if any(key.startswith(_GENERATOR) for key in state):  # mmedit; the rest is its losses' and its average's
+    if any(key.startswith(_GENERATOR) for key in state):  # mmedit; other keys belong to its losses and its average
         state = without_wrappers({k.removeprefix(_GENERATOR): v for k, v in state.items() if k.startswith(_GENERATOR)})
     spec = describe(state)
     where = "" if place is None else f" under {place!r}"
     encoder = (spec["args"].get("encoder_spec") or spec["args"]["encoder"])["name"]
-    return spec, state, [f"weights{where} without a description: taken for {spec['name']} with {encoder}"]
+    return spec, state, [f"weights{where} have no description; loaded as {spec['name']} with {encoder}"]
 
 
 def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The description of the published model that the names and shapes in ``state`` belong to.
+    """Infer the description of a published model from the names and shapes of its weights.
 
     Raises:
-        UserError: none, or one whose description the weights do not determine.
+        UserError: if the model is unknown, or the weights do not determine its description.
     """
     roots = {key.partition(".")[0] for key in state}
     if "encoder" not in roots:
-        raise UserError(f"weights of no model known here (they are called {', '.join(sorted(roots)[:5])}, ...)")
+        raise UserError(f"weights of an unknown model (they are called {', '.join(sorted(roots)[:5])}, ...)")
     mlp = {"name": "mlp", "args": {}}
     lmmlp = {"name": "lmmlp", "args": {}}
     if "imnet_q" in roots:
@@ -71,7 +74,7 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
         *_, last = (value for key, value in state.items() if key.startswith("imnet.") and key.endswith(".bias"))
         name, args = ("liif", {"imnet_spec": mlp}) if len(last) == 3 else ("metasr", {})
     else:
-        raise UserError(f"an encoder with a decoder unknown here ({', '.join(sorted(roots - {'encoder'})) or 'none'})")
+        raise UserError(f"weights of an unknown decoder ({', '.join(sorted(roots - {'encoder'})) or 'none'})")
     return {"name": name, "args": {"encoder_spec": _encoder(state), **args}}
 
 
@@ -83,20 +86,20 @@ def _encoder(state: Mapping[str, Tensor]) -> dict[str, Any]:
     if "encoder.head.0.weight" in state:
         size = count(state, r"encoder\.body\.(\d+)\.body\."), len(state["encoder.head.0.weight"])
         names = {(16, 64): "edsr-baseline", (32, 256): "edsr"}
-        if size not in names:  # the factor on residual branches is in no weight
-            raise UserError(f"an EDSR of {size[0]} blocks of width {size[1]}, whose res_scale only a description gives")
+        if size not in names:  # the weights do not show the factor on residual branches
+            raise UserError(f"an EDSR of {size[0]} blocks of width {size[1]} needs a description with its res_scale")
         return {"name": names[size], "args": {"no_upsampling": True}}
     keys = [key for key in state if key.startswith("encoder.")]
-    raise UserError(f"an encoder unknown here ({', '.join(keys[:3])}, ...)")
+    raise UserError(f"weights of an unknown encoder ({', '.join(keys[:3])}, ...)")
 
 
 def seems(checkpoint: Mapping[str, Any]) -> str:
-    """What a checkpoint without weights that we find seems to be."""
+    """Describe a checkpoint in which no weights were found, as the end of a sentence."""
     keys = list(checkpoint)
     if "pytorch-lightning_version" in checkpoint:
         return "seems to be a Lightning checkpoint of another project"
     if isinstance(checkpoint.get("model"), Mapping) and "name" in checkpoint["model"]:
-        return "describes a model but has no weights"
+        return "describes a model but contains no weights"
     if {"state_dict", "optimizer", "optimizer_states", "optimizer_state_dict"} & set(keys):
         return f"seems to be the training state of another project (keys {', '.join(map(str, keys[:5]))})"
     return f"has keys {', '.join(map(str, keys[:5])) or 'none'}"

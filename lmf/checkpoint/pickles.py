@@ -1,4 +1,4 @@
-"""Reading ``torch.save`` files by safe unpickling, and naming the files that are none."""
+"""Reads ``torch.save`` files by safe unpickling and identifies other kinds of files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lmf.errors import UserError, one_line
 
-# Scores and step counts are often stored as NumPy scalars and arrays. Rebuilding these runs no code of the file.
+# Scores and step counts are often stored as NumPy scalars and arrays. Rebuilding them executes no code from the file.
 _MAKERS: list[Any] = [np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]]
 _NUMPY: list[Any] = [
     np.ndarray,
@@ -32,7 +32,7 @@ _NUMPY: list[Any] = [
 
 _SIGNATURES = {
     b"version https://git-lfs": "a Git LFS pointer; `git lfs pull` fetches the file",
-    b"\x89HDF\r\n": "an HDF5 file, as of Keras",
+    b"\x89HDF\r\n": "an HDF5 file, perhaps from Keras",
     b"\x1f\x8b": "compressed with gzip",
     b"BZh": "compressed with bzip2",
     b"\xfd7zXZ": "compressed with xz",
@@ -44,14 +44,14 @@ _SIGNATURES = {
 
 
 class CheckpointError(UserError):
-    """A file that is not a model we can read; the message says what was found and what is wanted."""
+    """Raised for a file from which no model can be read. The message says what was found and what is expected."""
 
 
 def unpickle(path: Path) -> dict[str, Any]:
-    """The dict in a ``torch.save`` file, by safe unpickling on the CPU.
+    """Load the dict in a ``torch.save`` file to the CPU by safe unpickling.
 
     Raises:
-        CheckpointError: unreadable, unsafe, or not a dict.
+        CheckpointError: if the file is unreadable or unsafe, or does not hold a dict.
     """
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY):
@@ -59,7 +59,7 @@ def unpickle(path: Path) -> dict[str, Any]:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({one_line(error)})") from error
-    except Exception as error:  # damaged pickles raise anything
+    except Exception as error:  # a damaged pickle can raise any type
         if (kind := kind_of(path)) is not None:
             raise CheckpointError(f"{path}: damaged or not a checkpoint: {kind}") from error
         if isinstance(error, pickle.UnpicklingError):
@@ -75,7 +75,7 @@ def unpickle(path: Path) -> dict[str, Any]:
 
 
 def kind_of(path: Path) -> str | None:
-    """What the file at ``path`` seems to be, if it is neither safetensors nor anything that ``torch.save`` writes."""
+    """Describe the file at ``path``; return None if it may be safetensors or from ``torch.save``."""
     with path.open("rb") as file:
         start = file.read(1024)
     if not start:
@@ -84,7 +84,7 @@ def kind_of(path: Path) -> str | None:
         if start.startswith(signature):
             return kind
     if re.match(rb"\s*<(!doctype|html|\?xml)", start, re.IGNORECASE):
-        return "a web page; the download has to be confirmed or needs a login"
+        return "a web page; the download needs a confirmation or a login"
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -102,24 +102,25 @@ def kind_of(path: Path) -> str | None:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether ``path`` begins as a safetensors file does: the length of a JSON header, and its brace."""
+    """Return whether ``path`` begins with the length of a JSON header and a brace, as safetensors files do."""
     with path.open("rb") as file:
         start = file.read(9)
     return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
 
 
 def check_finite(state: Mapping[str, Tensor], name: object) -> None:
-    """Refuses weights that are not finite: such a model paints no picture.
+    """Check that all weights are finite.
 
     Args:
-        name: the file, for the message.
+        state: the weights.
+        name: name of the file, for the message.
 
     Raises:
-        CheckpointError: some weights are NaN or infinite.
+        CheckpointError: if some weights are NaN or infinite.
     """
     broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise CheckpointError(
             f"{name}: NaN or infinite weights in {len(broken)} of {len(state)} tensors, {broken[0]} first; "
-            "the training diverged, take an earlier checkpoint"
+            "the training diverged; use an earlier checkpoint"
         )

@@ -1,8 +1,8 @@
-"""The checkpoints that the authors of LIIF, LTE, CiaoSR and LMF published, translated into ours.
+"""Translates the checkpoints published by the authors of LIIF, LTE, CiaoSR and LMF into models of this package.
 
-They hold ``{name, args}`` and a state dict; this module and `published_encoders` alone know their names. The
-translation keeps what the weights depend on and returns a note for everything else. An option that the description
-leaves out has the published code's default.
+They contain ``{name, args}`` and a state dict, whose names only this module and `published_encoders` know. The
+translation keeps all options that the weights depend on and returns a note for every other one. Missing options have
+the defaults of the published code.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from lmf.checkpoint.translate import (
 )
 from lmf.errors import UserError
 
-# Options of their decoders. What remains is used while training or evaluating, or means nothing here.
+# Known options of the published decoders. Options that are not translated affect only training or evaluation.
 _KNOWN = ("encoder_spec", "encoder", "imnet_spec", "hypernet_spec", "imnet_q", "imnet_k", "imnet_v", "prenet_q",
           "hypernet_q", "hidden_dim", "local_ensemble", "feat_unfold", "cell_decode", "mod_input", "local_size",
           "non_local_attn", "multi_scale", "softmax_scale", "eval_bsize", "cmsr_spec")  # fmt: skip
 
 
 def convert(spec: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[Config, State, list[str]]:
-    """Translates a model.
+    """Translate a published model.
 
     Args:
-        spec: ``{"name": ..., "args": {...}}`` as stored in their checkpoints.
-        state_dict: their weights.
+        spec: ``{"name": ..., "args": {...}}`` as stored in published checkpoints.
+        state_dict: its weights.
 
     Returns:
-        Our config (``encoder`` and ``decoder`` with ``_target_``), our state dict, and one line for
-        everything that is not carried over as it was.
+        The config for `lmf.checkpoint.build` (``encoder`` and ``decoder`` with ``_target_``), the state dict, and a
+        one-line note for everything that is not translated exactly.
 
     Raises:
-        UserError: an unknown model, an option whose weights mean something else here, or weights missing.
+        UserError: if the model is unknown, an option is not supported, or weights are missing.
     """
     try:
         name, args = spec["name"], dict(spec.get("args") or {})
@@ -61,11 +61,11 @@ def convert(spec: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[
     notes: list[str] = []
     note_unknown(args, _KNOWN, "decoder", notes)
     state_dict = without_wrappers(state_dict)
-    theirs = {k.removeprefix("encoder."): v for k, v in state_dict.items() if k.startswith("encoder.")}
-    rest = {k: v for k, v in state_dict.items() if not k.startswith("encoder.")}
+    encoder_weights = {k.removeprefix("encoder."): v for k, v in state_dict.items() if k.startswith("encoder.")}
+    decoder_weights = {k: v for k, v in state_dict.items() if not k.startswith("encoder.")}
     try:
-        encoder_config, encoder_state = ENCODERS[encoder_name](dict(encoder.get("args") or {}), theirs, notes)
-        decoder_config, decoder_state = DECODERS[name](args, rest, notes)
+        encoder_config, encoder_state = ENCODERS[encoder_name](dict(encoder.get("args") or {}), encoder_weights, notes)
+        decoder_config, decoder_state = DECODERS[name](args, decoder_weights, notes)
     except KeyError as error:
         raise UserError(f"{name} with {encoder_name}: no {error.args[0]} in its description or weights") from error
     decoder_config["in_channels"] = encoder_config["out_channels"]
@@ -75,16 +75,19 @@ def convert(spec: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[
 
 
 def liif(args: Config, state: State, notes: list[str]) -> tuple[Config, State]:
+    """Translate LIIF, see `Converter`."""
     require(args, local_ensemble=True, feat_unfold=True, cell_decode=True)
     plain_mlp(args, "imnet_spec", notes)
     return {"_target_": "lmf.decoders.LIIF", "hidden": widths(state, "imnet.layers")}, state
 
 
 def metasr(args: Config, state: State, notes: list[str]) -> tuple[Config, State]:
+    """Translate Meta-SR, see `Converter`."""
     return {"_target_": "lmf.decoders.MetaSR", "hidden": widths(state, "imnet.layers")}, state
 
 
 def lte(args: Config, state: State, notes: list[str]) -> tuple[Config, State]:
+    """Translate LTE, see `Converter`."""
     require(args, local_ensemble=True, cell_decode=True)
     plain_mlp(args, "imnet_spec", notes)
     return {
@@ -95,14 +98,16 @@ def lte(args: Config, state: State, notes: list[str]) -> tuple[Config, State]:
 
 
 def lte_plus(args: Config, state: State, notes: list[str]) -> tuple[Config, State]:
+    """Translate LTE+, see `Converter`."""
     state = rename(state, {r"layers\.": "imnet.layers."})
-    # Their 1 x 1 convolutions are linear layers.
+    # The published code has 1 x 1 convolutions in place of linear layers.
     state = {k: v.flatten(1) if k.startswith("imnet.") and v.dim() == 4 else v for k, v in state.items()}
     config, state = lte(args, state, notes)
     return config | {"_target_": "lmf.decoders.LTEPlus"}, state
 
 
 def ciaosr(args: Config, state: State, notes: list[str]) -> tuple[Config, State]:
+    """Translate CiaoSR, see `Converter`."""
     state = cross_scale(args, state, notes)
     plain_mlp(args, "imnet_q", notes)
     return {
@@ -112,11 +117,13 @@ def ciaosr(args: Config, state: State, notes: list[str]) -> tuple[Config, State]
 
 
 def lm_liif(args: Config, state: State, notes: list[str]) -> tuple[Config, State]:
+    """Translate LM-LIIF, see `Converter`."""
     require(args, local_ensemble=True, feat_unfold=True, cell_decode=True)
     return {"_target_": "lmf.decoders.LMLIIF", **lmf_options(args, "imnet_spec", "hypernet_spec", state, notes)}, state
 
 
 def lm_lte(args: Config, state: State, notes: list[str]) -> tuple[Config, State]:
+    """Translate LM-LTE, see `Converter`."""
     require(args, local_ensemble=True, cell_decode=True)
     return {
         "_target_": "lmf.decoders.LMLTE",
@@ -126,9 +133,10 @@ def lm_lte(args: Config, state: State, notes: list[str]) -> tuple[Config, State]
 
 
 def lm_ciaosr(args: Config, state: State, notes: list[str]) -> tuple[Config, State]:
+    """Translate LM-CiaoSR, see `Converter`."""
     state = rename(cross_scale(args, state, notes), {r"(imnet|hypernet)_q\.": r"\1."})
     plain_mlp(args, "prenet_q", notes)
-    notes.append("decoder: trains with the bilinear skip it is evaluated with; the authors train without it")
+    notes.append("decoder: uses the bilinear skip in training and evaluation; the authors use it only in evaluation")
     return {
         "_target_": "lmf.decoders.LMCiaoSR",
         "prenet": widths(state, "prenet_q.layers"),
@@ -139,25 +147,40 @@ def lm_ciaosr(args: Config, state: State, notes: list[str]) -> tuple[Config, Sta
 
 
 def cross_scale(args: Config, state: State, notes: list[str]) -> State:
-    """What CiaoSR and LM-CiaoSR share."""
+    """Translate the parts that CiaoSR and LM-CiaoSR share, and return the remaining weights."""
     require(args, local_size=2, feat_unfold=True, non_local_attn=True, multi_scale=[2], softmax_scale=1)
     plain_mlp(args, "imnet_k", notes)
     plain_mlp(args, "imnet_v", notes)
     notes.append(
-        "decoder: non-local features are also computed where one side of the image is under 48 and the other makes "
-        "it more than 48 x 48 in all; the authors' are zero there"
+        "decoder: computes non-local features also for images of more than 48 x 48 pixels with one side below 48; the "
+        "authors set them to zero there"
     )
     return drop(state, r"cs_attn\.escape_NaN")
 
 
 def plain_mlp(args: Config, key: str, notes: list[str]) -> None:
-    """Checks that ``args[key]``, if given, is an MLP with ReLU; its sizes are read from the weights."""
+    """Check that ``args[key]``, if given, describes an MLP with ReLU. Its sizes are read from the weights.
+
+    Raises:
+        UserError: if it does not.
+    """
     if args.get(key) is not None:
         spec_args(args[key], key, "mlp", "in_dim", "out_dim", "hidden_list", notes=notes)
 
 
 def lmf_options(args: Config, imnet: str, hypernet: str, state: State, notes: list[str]) -> Config:
-    """Sizes that every LMF decoder shares; ``args[imnet]`` describes its renderer, ``args[hypernet]`` what feeds it."""
+    """Return the sizes that all LMF decoders share.
+
+    Args:
+        args: options of the published decoder.
+        imnet: key in ``args`` of the description of the modulated MLP.
+        hypernet: key in ``args`` of the description of the hypernetwork.
+        state: weights of the decoder.
+        notes: list to which notes are added.
+
+    Raises:
+        UserError: if an option or size is not supported.
+    """
     plain_mlp(args, hypernet, notes)
     known = ("in_dim", "out_dim", "hidden_dim", "hidden_depth", "mod_scale", "mod_shift", "mod_up_merge")
     require(
@@ -167,7 +190,7 @@ def lmf_options(args: Config, imnet: str, hypernet: str, state: State, notes: li
     width, depth = hidden[0], len(hidden)
     outputs = len([v for k, v in state.items() if re.fullmatch(r"hypernet\.layers\.\d+\.bias", k)][-1])
     if outputs < 2 * width * depth:
-        raise UserError(f"the hypernetwork gives {outputs} numbers, scales and shifts need {2 * width * depth}")
+        raise UserError(f"the hypernetwork has {outputs} outputs, scales and shifts need {2 * width * depth}")
     return {
         "width": width,
         "depth": depth,

@@ -1,27 +1,28 @@
-"""The published encoders' descriptions and weights, translated into ours."""
+"""Translates descriptions and weights of published encoders into those of this package."""
 
 from __future__ import annotations
 
 from lmf.checkpoint.translate import Config, Converter, State, count, drop, note_unknown, rename
 from lmf.errors import UserError
 
-# Options of their constructors. Sizes are read from the weights; what belongs to the upsampler or the frozen
-# mean-shift layers means nothing here.
+# Known options of the published encoders. Sizes are read from the weights. Options of the upsampler and of the frozen
+# mean-shift layers are not used.
 _EDSR = ("no_upsampling", "res_scale", "n_resblocks", "n_feats", "scale", "rgb_range", "n_colors")
 _RDN = ("no_upsampling", "G0", "RDNkSize", "RDNconfig", "scale", "n_colors")
 _SWINIR = ("no_upsampling",)
 
 
 def edsr_baseline(args: Config, state: State, notes: list[str]) -> tuple[Config, State]:
+    """Translate EDSR-baseline, see `Converter`. The default of ``res_scale`` is 1."""
     return edsr({"res_scale": 1.0} | args, state, notes)
 
 
 def edsr(args: Config, state: State, notes: list[str]) -> tuple[Config, State]:
-    """Without ``res_scale`` the published EDSR, 32 blocks of width 256, scales its residual branches by 0.1."""
+    """Translate EDSR, see `Converter`. The default of ``res_scale`` in the published code is 0.1."""
     note_unknown(args, _EDSR, "encoder", notes)
     refuse_upsampler(state, "tail")
     if any(k.startswith(("sub_mean", "add_mean")) for k in state):
-        notes.append("encoder: the frozen mean-shift layers, which their forward pass never used, are left out")
+        notes.append("encoder: omits the frozen mean-shift layers, which the published forward pass does not use")
     blocks = count(state, r"body\.(\d+)\.body")
     state = rename(
         drop(state, r"(sub|add)_mean\..*"),
@@ -41,6 +42,7 @@ def edsr(args: Config, state: State, notes: list[str]) -> tuple[Config, State]:
 
 
 def rdn(args: Config, state: State, notes: list[str]) -> tuple[Config, State]:
+    """Translate RDN, see `Converter`."""
     note_unknown(args, _RDN, "encoder", notes)
     refuse_upsampler(state, "UPNet")
     state = rename(
@@ -62,6 +64,7 @@ def rdn(args: Config, state: State, notes: list[str]) -> tuple[Config, State]:
 
 
 def swinir(args: Config, state: State, notes: list[str]) -> tuple[Config, State]:
+    """Translate SwinIR, see `Converter`."""
     note_unknown(args, _SWINIR, "encoder", notes)
     refuse_upsampler(state, "upsample", "conv_last")
     state = rename(
@@ -79,8 +82,8 @@ def swinir(args: Config, state: State, notes: list[str]) -> tuple[Config, State]
         },
     )
     notes.append(
-        "encoder: images are padded by reflection to a multiple of the window before the network, and the picture "
-        "cropped; the authors pad features inside it and evaluate with flipped copies appended"
+        "encoder: pads images by reflection to a multiple of the window and crops the output; the authors pad features "
+        "inside the network and evaluate with flipped copies appended"
     )
     groups = count(state, r"groups\.(\d+)\.")
     positions, embed = len(state["groups.0.blocks.0.attn.bias_table"]), len(state["conv_first.weight"])
@@ -96,10 +99,18 @@ def swinir(args: Config, state: State, notes: list[str]) -> tuple[Config, State]
 
 
 def refuse_upsampler(state: State, *names: str) -> None:
-    """Refuses an encoder that enlarges, which is what ``no_upsampling: false`` makes."""
-    found = [key for key in state if key.partition(".")[0] in names]
-    if found:
-        raise UserError(f"the encoder has an upsampler ({found[0]}); only encoders without one are supported")
+    """Check that the encoder has no upsampler, which ``no_upsampling: false`` adds.
+
+    Args:
+        state: weights of the encoder.
+        names: names of the upsampler's layers.
+
+    Raises:
+        UserError: if it has one.
+    """
+    upsampler = [key for key in state if key.partition(".")[0] in names]
+    if upsampler:
+        raise UserError(f"the encoder has an upsampler ({upsampler[0]}); only encoders without one are supported")
 
 
 ENCODERS: dict[str, Converter] = {"edsr-baseline": edsr_baseline, "edsr": edsr, "rdn": rdn, "swinir": swinir}

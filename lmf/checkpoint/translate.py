@@ -1,4 +1,4 @@
-"""Tools for translating foreign state dicts and model descriptions into ours."""
+"""Helpers to translate state dicts and model descriptions of other projects."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from lmf.errors import UserError
 
 Config = dict[str, Any]
 State = dict[str, Tensor]
-# From options and weights to our config and weights; what changes on the way is added to the list of notes.
+# Converts options and weights to the config and weights of a part of a model. It adds a note for everything that is not
+# translated exactly, and raises UserError for options that are not supported.
 Converter = Callable[[Config, State, list[str]], tuple[Config, State]]
 
 
 def without_wrappers(state: Mapping[str, Tensor]) -> State:
-    """Removes what wrappers put into names: DataParallel's ``module.``, torch.compile's ``_orig_mod.``, ``model.``.
+    """Remove prefixes of wrappers from names: DataParallel's ``module.``, torch.compile's ``_orig_mod.``, ``model.``.
 
     Raises:
-        UserError: two weights would get one name.
+        UserError: if two weights would have the same name.
     """
     out: State = {}
     for key, value in state.items():
@@ -29,13 +30,13 @@ def without_wrappers(state: Mapping[str, Tensor]) -> State:
             del parts[0]
         name = ".".join(parts)
         if name in out:
-            raise UserError(f"two weights are called {name} apart from prefixes, {key} is the second")
+            raise UserError(f"two weights are called {name} without prefixes, the second is {key}")
         out[name] = value
     return out
 
 
 def rename(state: Mapping[str, Tensor], rules: Mapping[str, str]) -> State:
-    """Applies regular-expression ``rules`` to every key; the first that matches counts."""
+    """Apply to every key the first of the regular-expression ``rules`` that matches."""
     out = {}
     for key, value in state.items():
         for pattern, new in rules.items():
@@ -47,22 +48,35 @@ def rename(state: Mapping[str, Tensor], rules: Mapping[str, str]) -> State:
 
 
 def drop(state: Mapping[str, Tensor], pattern: str) -> State:
-    """Without the keys that match all of ``pattern``."""
+    """Return ``state`` without the keys that match ``pattern`` fully."""
     return {k: v for k, v in state.items() if not re.fullmatch(pattern, k)}
 
 
 def require(args: Mapping[str, Any], **expected: Any) -> None:
-    """Refuses options whose value is not the ``expected`` one; absent means expected."""
+    """Check that options have the ``expected`` values. Missing options pass.
+
+    Raises:
+        UserError: if one has another value.
+    """
     for key, value in expected.items():
         if args.get(key, value) != value:
             raise UserError(f"{key}={args[key]!r} is not supported, only {value!r}")
 
 
 def spec_args(spec: Any, key: str, name: str, *known: str, notes: list[str]) -> Config:
-    """The options of the part ``{name, args}`` under ``key``, which must be called ``name``.
+    """Return the options of a part of a model, which must be called ``name``.
 
-    A part of another name can have weights of the same shape and compute something else. Options beside ``known``
-    become a note.
+    A part of another name can have weights of the same shape and compute something else.
+
+    Args:
+        spec: ``{"name": ..., "args": {...}}``.
+        key: name of the option that holds ``spec``, for messages.
+        name: expected name.
+        known: known options. Each other one adds a note.
+        notes: list to which notes are added.
+
+    Raises:
+        UserError: if ``spec`` is not a mapping or has another name.
     """
     if not isinstance(spec, Mapping):
         raise UserError(f"{key} needs name and args, got {spec!r}")
@@ -74,19 +88,23 @@ def spec_args(spec: Any, key: str, name: str, *known: str, notes: list[str]) -> 
 
 
 def note_unknown(args: Mapping[str, Any], known: tuple[str, ...], where: str, notes: list[str]) -> None:
-    """Notes the options that this project does not know and therefore ignores."""
+    """Add a note for the options of ``args`` that are not ``known`` and are therefore ignored."""
     unknown = [f"{key}={args[key]!r}" for key in args if key not in known]
     if unknown:
         notes.append(f"{where}: unknown options are ignored: {', '.join(unknown)}")
 
 
 def count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """How many different numbers the one group of ``pattern`` takes among the keys."""
+    """Count the distinct values of the group in ``pattern`` among the keys that match it."""
     return len({m[1] for k in state if (m := re.match(pattern, k))})
 
 
 def widths(state: Mapping[str, Tensor], prefix: str) -> list[int]:
-    """Hidden widths of an MLP whose weights are ``{prefix}.0.weight``, ``{prefix}.2.weight``, ..."""
+    """Return the hidden widths of an MLP with the weights ``{prefix}.0.weight``, ``{prefix}.2.weight``, ...
+
+    Raises:
+        KeyError: if there are no such weights.
+    """
     weights = [v for k, v in state.items() if re.fullmatch(rf"{re.escape(prefix)}\.\d+\.weight", k)]
     if not weights:
         raise KeyError(f"{prefix}.*.weight")

@@ -64,7 +64,7 @@ def test_save_leaves_nothing_behind_when_it_fails(model, tmp_path, monkeypatch):
 
 
 def test_equal_models_give_equal_files(model, tmp_path):
-    """Safetensors alone writes its metadata in random order."""
+    """The file does not depend on the random order in which safetensors writes metadata."""
     card = {"data": "mine", "licence": "CC0"}
     code = f"import sys, lmf; lmf.checkpoint.save(lmf.load(sys.argv[1]), sys.argv[2], {card})"
     checkpoint.save(model, tmp_path / "m.safetensors")
@@ -76,7 +76,7 @@ def test_equal_models_give_equal_files(model, tmp_path):
 
 
 def test_a_disk_error_while_saving_has_its_number(model, tmp_path):
-    """A real one: no file of this process may grow beyond a page."""
+    """A real disk error: no file of this process may grow beyond a page."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
@@ -145,7 +145,7 @@ def write_files(folder):
         ("model.onnx", "not a checkpoint: a text file"),
         ("other.ckpt", "another project"),
         ("list.pth", "holds a list"),
-        ("partial.pth", "not a checkpoint of the authors"),
+        ("partial.pth", "not a published checkpoint"),
         ("unknown.pth", "unknown model 'esrgan'"),
         ("evil.pth", "safe unpickling"),
         ("raw_evil.pth", "safe unpickling"),
@@ -214,7 +214,7 @@ def test_half_precision_and_card(model, tmp_path):
         checkpoint.read_card(tmp_path / "n.safetensors")
 
 
-def test_names_in_the_box_give_way_to_files(model, tmp_path, monkeypatch):
+def test_files_take_precedence_over_names_of_pretrained_models(model, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.files, "bundled", lambda: {"tiny": tmp_path / "tiny.safetensors"})
     checkpoint.save(model, tmp_path / "tiny.safetensors", card={"data": "none"})
     assert torch.equal(query(lmf.load("tiny")), query(model))

@@ -1,4 +1,4 @@
-"""Checkpoints that other programs wrote, or that are none."""
+"""Tests of checkpoints from other programs and of files that are no checkpoints."""
 
 import argparse
 import io
@@ -132,12 +132,12 @@ EDSR = {"encoder.head.0.weight": torch.zeros(8, 3, 3, 3), "encoder.body.0.body.0
         (lambda p: torch.save({"pytorch-lightning_version": "2", "epoch": 1}, p), "Lightning checkpoint of another"),
         (lambda p: torch.save({"optimizer": {}, "step": 1}, p), "training state of another project"),
         (lambda p: torch.save({}, p), "has keys none"),
-        (lambda p: torch.save({"conv_first.weight": torch.zeros(1)}, p), "weights of no model known here .*conv_first"),
-        (lambda p: torch.save({"encoder.a.weight": torch.zeros(1)}, p), "decoder unknown here"),
+        (lambda p: torch.save({"conv_first.weight": torch.zeros(1)}, p), "weights of an unknown model .*conv_first"),
+        (lambda p: torch.save({"encoder.a.weight": torch.zeros(1)}, p), "unknown decoder"),
         (lambda p: torch.save({"state_dict": EDSR | {"imnet.layers.0.bias": torch.zeros(3)}}, p),
-         "EDSR of 1 blocks of width 8, whose res_scale"),
+         "EDSR of 1 blocks of width 8 .* res_scale"),
         (lambda p: torch.save({"params": {"encoder.a.b": torch.zeros(1), "imnet.layers.0.bias": torch.zeros(3)}}, p),
-         "encoder unknown here .*encoder.a.b"),
+         "unknown encoder .*encoder.a.b"),
         (lambda p: torch.save({"model.module.a": torch.zeros(1), "a": torch.zeros(1)}, p), "two weights are called a"),
     ],
 )  # fmt: skip

@@ -49,20 +49,20 @@ def test_missing_weights_in_one_line(models, name):
         checkpoint.from_authors(g.spec, state)
 
 
-def test_what_is_mended_is_said(models):
+def test_notes_say_what_is_not_translated_exactly(models):
     def notes(name):
         return " ".join(published.convert(models[name].spec, zeros(models[name]))[2])
 
     assert "mean-shift" in notes("liif")
-    assert "under 48" in notes("ciaosr")
+    assert "below 48" in notes("ciaosr")
     assert "skip" not in notes("ciaosr")
-    assert "under 48" in notes("lm_ciaosr")
+    assert "below 48" in notes("lm_ciaosr")
     assert "bilinear skip" in notes("lm_ciaosr")
-    assert "padded" in notes("lm_lte_swinir")
+    assert "pads images" in notes("lm_lte_swinir")
 
 
 def test_sizes_are_read_from_the_weights(models):
-    """Their descriptions give output widths that their code ignores."""
+    """The descriptions contain output widths that the published code ignores."""
     g = models["lm_liif_swinir"]
     config, _, _ = published.convert(g.spec, zeros(g))
     decoder = config["decoder"]
@@ -127,7 +127,7 @@ def test_edsr_scales_its_residuals_as_published(name, args, factor):
 
 
 def test_parts_of_another_name_are_refused(models):
-    """Their weights may fit and mean something else."""
+    """The weights of another part may fit although they mean something else."""
     for name, part in (("liif", "imnet_spec"), ("lm_lte", "imnet_spec"), ("lm_liif", "hypernet_spec"),
                        ("ciaosr", "imnet_k"), ("lm_ciaosr", "prenet_q")):  # fmt: skip
         spec = copy.deepcopy(models[name].spec)
