@@ -1,4 +1,4 @@
-"""Pictures for training and measuring: sources, degradations, samples, loaders."""
+"""Pictures for training and evaluation: sources, degradations, samples and loaders."""
 
 from lmf.errors import needed
 

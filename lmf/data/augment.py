@@ -1,4 +1,4 @@
-"""Augmentation of whole batches, on the device."""
+"""Augmentation of whole batches on the device."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from lmf.data.settings import DataError
 
 
 class BatchAugment(nn.Module):
-    """Turns a batch of `TrainSamples` into the input of a network.
+    """Converts a batch of `TrainSamples` to a training batch.
 
-    Colours become float32 in [0, 1], each sample is flipped and transposed by its ``flip``, and pixel numbers become
-    coordinates that equal those of `lmf.grid.axis` bit for bit.
+    Colours are converted to float32 in [0, 1], each sample is flipped and transposed according to its ``flip``, and
+    pixel numbers are converted to coordinates that equal those of `lmf.grid.axis` bit for bit.
 
     Args:
         photometric: `kornia.augmentation` modules that change colours pixel by pixel (channel shuffle, jitter,
-            gamma, ...). LR patch and targets of a sample go through as one picture, so both change alike.
-        seed: seed of the photometric modules; their effect depends on (seed, batch number, rank) alone.
+            gamma, ...). LR patch and targets of a sample are processed as one picture, so both change alike.
+        seed: seed of the photometric modules. Their effect depends only on (seed, batch number, rank).
 
     Raises:
-        DataError: a module that does more than change colours.
+        DataError: if a module does more than change colours.
     """
 
     def __init__(self, photometric: Sequence[nn.Module] = (), seed: int = 0) -> None:
@@ -33,21 +33,22 @@ class BatchAugment(nn.Module):
         for module in photometric:
             if not isinstance(module, IntensityAugmentationBase2D):
                 raise DataError(
-                    f"photometric augmentations must change colours only (kornia intensity augmentations), "
+                    f"photometric augmentations must be kornia intensity augmentations, which only change colours, "
                     f"got {type(module).__name__}; flips and transposition are built in"
                 )
         self.photometric = nn.ModuleList(photometric)
         self.seed = seed
 
     def forward(self, batch: dict[str, Any], rank: int = 0) -> dict[str, Any]:
-        """Makes a training batch.
+        """Convert and augment a batch.
 
         Args:
             batch: a batch of `TrainSamples.__getitems__` with its ``number``, on any device.
             rank: rank of this process.
 
         Returns:
-            lr (B, 3, p, p), target (B, Q, 3): float32 in [0, 1]; coord (B, Q, 2), cell (B, 2): float32; number: int.
+            Dictionary of lr (B, 3, p, p) and target (B, Q, 3), float32 in [0, 1]; coord (B, Q, 2) and cell (B, 2),
+            float32 in [-1, 1] units; and number, an int.
         """
         lr, target = batch["lr"].float() / 255, batch["target"].float() / 255
         flip, side = batch["flip"], batch["crop"][:, None]

@@ -1,4 +1,4 @@
-"""The data of a run: training samples, validation sets, test sets."""
+"""The LightningDataModule: training samples, validation sets and test sets."""
 
 from __future__ import annotations
 
@@ -8,40 +8,39 @@ from typing import Any
 import torch
 from lightning import LightningDataModule
 from torch import nn
-from torch.utils.data import DataLoader
 
 from lmf.data.augment import BatchAugment
 from lmf.data.evaluation import EvalSet
 from lmf.data.folder import ImageFolder
-from lmf.data.loader import Samples, TrainLoader, eval_loader
+from lmf.data.loader import EvalLoader, Samples, TrainLoader, eval_loader
 from lmf.data.sampling import TrainSamples, crop_size
 from lmf.data.settings import DataError, EvalSettings, FileSettings, Sampling
 from lmf.data.sources import Source, source_files
 
 
 class SRDataModule(LightningDataModule):
-    """Training samples, and validation and test sets at several scales each.
+    """Provides training samples, and validation and test sets at several scales.
 
-    Training batches, once on the device: {"lr": (B, 3, p, p), "coord": (B, Q, 2), "cell": (B, 2),
-    "target": (B, Q, 3), "number": int}.
-    Evaluation batches: {"lr": (1, 3, h, w), "hr": (1, 3, H, W), "name": str}, or {} where another rank has a picture
-    and this one has none left. Tensors are float32, colours in [0, 1].
+    A training batch on the device is {"lr": (B, 3, p, p), "coord": (B, Q, 2), "cell": (B, 2), "target": (B, Q, 3),
+    "number": int}. An evaluation batch is {"lr": (1, 3, h, w), "hr": (1, 3, H, W), "name": str}, or {} if only other
+    ranks have pictures left. Tensors are float32, colours in [0, 1].
 
     Args:
-        train: pictures to train on; None if this data is for evaluation only.
-        val: sets to validate on, by name.
-        test: sets to test on, by name.
-        sampling: what a training sample is.
-        val_settings, test_settings: how the sets are used: scales, protocol, LR pictures, limits.
+        train: pictures for training; None if this data is for evaluation only.
+        val: validation sets by name.
+        test: test sets by name.
+        sampling: size and scales of training samples.
+        val_settings: scales, protocol, LR pictures and limits of the validation sets.
+        test_settings: the same for the test sets.
         files: how picture files are read.
-        seed: seed of the training samples.
+        seed: seed of the training samples, at least 0.
         batch_size: samples per step, over all devices.
         iterations: steps per epoch.
         photometric: `kornia.augmentation` modules for training, see `BatchAugment`.
         workers: processes that load data; 0 loads in the main process.
 
     Raises:
-        DataError: settings out of range.
+        DataError: if a setting is out of range.
     """
 
     def __init__(
@@ -77,15 +76,18 @@ class SRDataModule(LightningDataModule):
         self.test_sets: list[EvalSet] = []
 
     def prepare_data(self) -> None:
-        """Downloads the missing pictures of the attached trainer's stage; of all stages without a trainer."""
+        """Download missing pictures of the attached trainer's stage, or of all stages without a trainer."""
         for source in self._sources(self.stage):
             source.prepare()
 
     def setup(self, stage: str | None = None) -> None:
-        """Finds the files of ``stage`` ("fit", "validate", "test", None for all) and checks their headers.
+        """Find the files of a stage and check their headers.
+
+        Args:
+            stage: ``"fit"``, ``"validate"`` or ``"test"``; None for all.
 
         Raises:
-            DataError: what is missing or unfit, and what to do about it.
+            DataError: if data is missing or unsuitable. The message says what to do.
         """
         if stage in ("fit", None) and self.samples is None:
             self.samples = self.make_samples()
@@ -95,19 +97,23 @@ class SRDataModule(LightningDataModule):
             self.test_sets = self._eval_sets(self.test, self.test_settings, "sets")
 
     def make_samples(self) -> Samples:
-        """The training samples.
+        """Create the training samples.
 
         Raises:
-            DataError: there are no pictures to train on.
+            DataError: if there are no training pictures.
         """
         return TrainSamples(self.images(self.sampling.patch), self.seed, self.sampling)
 
     def resume(self, batches_seen: int) -> None:
-        """Starts the next training at batch ``batches_seen``, as if that many had been seen."""
+        """Start the next training at batch number ``batches_seen``."""
         self.batches_seen = batches_seen
 
     def train_dataloader(self) -> TrainLoader:
-        """The training batches from `resume` on, limited and repeated as the trainer's settings ask."""
+        """Return the loader of training batches, which follows `resume` and the trainer's limits.
+
+        Raises:
+            DataError: if `setup` has not been called, or the settings do not fit the trainer.
+        """
         if self.samples is None:
             raise DataError("call setup('fit') before train_dataloader()")
         loader = TrainLoader(
@@ -121,24 +127,33 @@ class SRDataModule(LightningDataModule):
         loader.resume(self.batches_seen)
         return loader
 
-    def val_dataloader(self) -> list[DataLoader]:
-        """A loader for each of ``val_sets``."""
+    def val_dataloader(self) -> list[EvalLoader]:
+        """Return a loader for each of ``val_sets``."""
         return self._eval_loaders("val", self.val_sets)
 
-    def test_dataloader(self) -> list[DataLoader]:
-        """A loader for each of ``test_sets``."""
+    def test_dataloader(self) -> list[EvalLoader]:
+        """Return a loader for each of ``test_sets``."""
         return self._eval_loaders("test", self.test_sets)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Applies `BatchAugment` to training batches on the device; evaluation batches are ready."""
+        """Apply `BatchAugment` to training batches. Evaluation batches do not change."""
         if "pixel" not in batch:
             return batch
-        return self.augment(batch, self._rank()[0])
+        augmented: dict[str, Any] = self.augment(batch, self._rank()[0])
+        return augmented
 
     def images(self, side: int, decode: bool = False) -> ImageFolder:
-        """The training pictures that can be cut into LR pictures of ``side`` pixels at every scale."""
+        """Return the training pictures that are large enough for LR patches at every scale.
+
+        Args:
+            side: side of an LR patch in pixels.
+            decode: see `ImageFolder`.
+
+        Raises:
+            DataError: if there are no training pictures.
+        """
         if self.train is None:
-            raise DataError("this data has no training images; choose data=bundled, div2k or folder to train")
+            raise DataError("this data has no training images; choose data=bundled, data=div2k or data=folder")
         return ImageFolder(
             source_files(self.train, self.files),
             self.files.cache,
@@ -149,7 +164,7 @@ class SRDataModule(LightningDataModule):
 
     @property
     def stage(self) -> str | None:
-        """What the attached trainer does: "fit", "validate" or "test"; None without a trainer."""
+        """Stage of the attached trainer, "fit", "validate" or "test"; None without a trainer."""
         return self.trainer.state.fn if self.trainer is not None else None
 
     def _sources(self, stage: str | None) -> list[Source]:
@@ -160,14 +175,14 @@ class SRDataModule(LightningDataModule):
             sources += self.test_settings.select(self.test).values()
         return sources
 
-    def _eval_sets(self, sources: Mapping[str, Source], settings: EvalSettings, dial: str) -> list[EvalSet]:
-        """Every selected source at every scale. One error names everything that is wrong with any of them."""
-        found: list[EvalSet] = []
+    def _eval_sets(self, sources: Mapping[str, Source], settings: EvalSettings, option: str) -> list[EvalSet]:
+        """Create a set for every selected source and scale. One error lists the problems of all sources."""
+        sets: list[EvalSet] = []
         problems: dict[str, str] = {}
         chosen = settings.select(sources)
         for name, source in chosen.items():
             try:
-                found += [
+                sets += [
                     EvalSet(
                         name,
                         source,
@@ -185,21 +200,21 @@ class SRDataModule(LightningDataModule):
                 problems[name] = str(error)
         if problems:
             intact = ",".join(name for name in chosen if name not in problems)
-            hint = f"; to use the others only: data.{dial}=[{intact}]" if intact else ""
+            hint = f"; to use only the others: data.{option}=[{intact}]" if intact else ""
             raise DataError("; ".join(f"{name}: {problem}" for name, problem in problems.items()) + hint)
-        return found
+        return sets
 
-    def _eval_loaders(self, stage: str, sets: Sequence[EvalSet]) -> list[DataLoader]:
+    def _eval_loaders(self, stage: str, sets: Sequence[EvalSet]) -> list[EvalLoader]:
         loaders = [eval_loader(images, **self._processes()) for images in sets]
         for loader in loaders:
             self._used(stage, len(loader))
         return loaders
 
     def _used(self, stage: str, count: int) -> int:
-        """How many of ``count`` batches the trainer takes.
+        """Return how many of ``count`` batches the trainer uses.
 
         Raises:
-            DataError: its limit is a fraction that leaves none.
+            DataError: if its limit is a fraction that leaves none.
         """
         if self.trainer is None:
             return count
@@ -212,7 +227,7 @@ class SRDataModule(LightningDataModule):
 
     @property
     def _overfits(self) -> bool:
-        """Whether the trainer is to train on the same few batches in every epoch."""
+        """Whether the trainer repeats the same few batches in every epoch."""
         return self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
 
     def _rank(self) -> tuple[int, int]:

@@ -1,42 +1,48 @@
-"""Bicubic reduction as the field does it: PIL's, and MATLAB's ``imresize``."""
+"""Bicubic reduction with PIL and as in MATLAB's ``imresize``."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from lmf.grid import Size
 
-_A = -0.5  # Keys' kernel, in both
+Array = npt.NDArray[Any]
+
+_A = -0.5  # parameter of Keys' kernel in PIL and MATLAB
 
 
-def resize_pil(image: np.ndarray, size: Size) -> np.ndarray:
-    """Resizes uint8 ``image`` (h, w, 3) to ``size`` (H, W) with PIL's antialiased bicubic, in 8 bits."""
+def resize_pil(image: Array, size: Size) -> Array:
+    """Resize ``image`` (h, w, 3) to ``size`` (H, W) with PIL's antialiased bicubic filter, both uint8."""
     resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC)
     return np.asarray(resized)
 
 
 def resize_matlab(
-    image: np.ndarray,
+    image: Array,
     scale: float | None = None,
     size: Size | None = None,
     border: Literal["replicate", "symmetric"] = "replicate",
-) -> np.ndarray:
-    """Resizes a picture as MATLAB's ``imresize(image, scale)`` or ``imresize(image, [H W])`` does, with bicubic.
+) -> Array:
+    """Resize a picture like MATLAB's bicubic ``imresize(image, scale)`` or ``imresize(image, [H W])``.
 
     Args:
-        image: (h, w) or (h, w, C); uint8 gives uint8, rounded after each axis as MATLAB does; floating point gives
-            float64, neither rounded nor clamped.
-        scale: factor on both sides; the output is ceil(h * scale) x ceil(w * scale).
-        size: output (H, W) instead; the factor of each axis follows from it.
-        border: what lies beyond the picture. ``"replicate"`` repeats the edge pixel and reproduces the published LR
-            images of Set5 and Set14 exactly; ``"symmetric"`` mirrors the picture as newer releases of MATLAB do.
+        image: (h, w) or (h, w, C), uint8 or floating point.
+        scale: factor for both sides. The output has ceil(h * scale) x ceil(w * scale) pixels.
+        size: output (H, W), instead of ``scale``.
+        border: extrapolation beyond the picture. ``"replicate"`` repeats the edge pixel and reproduces the published LR
+            images of Set5 and Set14 exactly. ``"symmetric"`` mirrors the picture, as newer releases of MATLAB do.
+
+    Returns:
+        (H, W) or (H, W, C). uint8 for uint8, rounded after each axis as in MATLAB. float64 for floating point, neither
+        rounded nor clamped.
 
     Raises:
-        ValueError: an unknown border, or not exactly one of ``scale`` and ``size``.
+        ValueError: if ``border`` is unknown, or if neither or both of ``scale`` and ``size`` are given.
     """
     if border not in ("replicate", "symmetric"):
         raise ValueError(f"border must be 'replicate' or 'symmetric', got {border!r}")
@@ -49,12 +55,12 @@ def resize_matlab(
         assert scale is not None
         factors, size = (scale, scale), (math.ceil(h * scale), math.ceil(w * scale))
     out = image
-    for axis in sorted((0, 1), key=lambda axis: factors[axis]):  # MATLAB begins with the axis it shrinks most
+    for axis in sorted((0, 1), key=lambda axis: factors[axis]):  # like MATLAB, the axis that shrinks most first
         out = _resize_axis(out, axis, size[axis], factors[axis], border == "symmetric")
     return out
 
 
-def _resize_axis(image: np.ndarray, axis: int, length: int, factor: float, mirror: bool) -> np.ndarray:
+def _resize_axis(image: Array, axis: int, length: int, factor: float, mirror: bool) -> Array:
     index, weight = _taps(image.shape[axis], length, factor, mirror)
     moved = np.moveaxis(image, axis, 0)
     out = np.zeros((length, *moved.shape[1:]))
@@ -65,8 +71,12 @@ def _resize_axis(image: np.ndarray, axis: int, length: int, factor: float, mirro
     return np.moveaxis(out, 0, axis)
 
 
-def _taps(source: int, length: int, factor: float, mirror: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Which of ``source`` pixels make each of ``length`` output pixels (length, taps), and with what weights."""
+def _taps(source: int, length: int, factor: float, mirror: bool) -> tuple[Array, Array]:
+    """Return which of ``source`` pixels contribute to each of ``length`` output pixels, and their weights.
+
+    Returns:
+        int64 (length, taps) and float64 (length, taps).
+    """
     stretch = min(factor, 1.0)  # antialiasing widens the kernel when shrinking
     width = 4 / stretch
     centre = (np.arange(length) + 0.5) / factor - 0.5
@@ -80,8 +90,8 @@ def _taps(source: int, length: int, factor: float, mirror: bool) -> tuple[np.nda
     return index.clip(0, source - 1), weight
 
 
-def _cubic(x: np.ndarray) -> np.ndarray:
-    """Keys' cubic convolution kernel with a = -0.5, zero beyond ±2."""
+def _cubic(x: Array) -> Array:
+    """Evaluate Keys' cubic convolution kernel with a = -0.5, which is zero beyond ±2."""
     x = np.abs(x)
     near = ((_A + 2) * x - (_A + 3)) * x**2 + 1
     far = _A * (((x - 5) * x + 8) * x - 4)

@@ -1,4 +1,4 @@
-"""Downloads that resume and archives that stay in their folder."""
+"""Downloads files with resuming, and unpacks archives safely."""
 
 from __future__ import annotations
 
@@ -23,14 +23,20 @@ _TIMEOUT = 30  # seconds without a byte
 
 
 def fetch_archive(url: str, root: Path, folder: str, md5: str | None = None) -> None:
-    """Downloads the zip archive at ``url`` and unpacks its folder ``folder`` into ``root``.
+    """Download a zip archive and unpack one of its folders.
 
-    ``root/folder`` appears complete or not at all. An interrupted download continues where it stopped. A process that
-    finds another one at it in the same ``root`` waits and then uses what that one has brought.
+    ``root/folder`` is created completely or not at all. An interrupted download is resumed. If another process is
+    downloading to the same ``root``, this process waits for it and uses its result.
+
+    Args:
+        url: address of the archive.
+        root: folder to unpack into.
+        folder: name of the folder in the archive.
+        md5: MD5 sum of the archive; None accepts any.
 
     Raises:
-        DataError: no connection, wrong checksum, an archive that is damaged, lacks the folder or reaches out of it,
-            no room. The message names the URL and says how to download it by hand.
+        DataError: if the download fails, the checksum is wrong, the archive is damaged or unsafe or does not contain
+            the folder, or the disk is full. The message names the URL and says how to download it by hand.
     """
     archive = root / PurePosixPath(url).name
     by_hand = f"download it by hand to {archive.absolute()}"
@@ -39,13 +45,13 @@ def fetch_archive(url: str, root: Path, folder: str, md5: str | None = None) -> 
         with locked(root):
             if (root / folder).is_dir():
                 return
-            ours = not archive.exists()
-            if ours:
+            downloaded = not archive.exists()
+            if downloaded:
                 download(url, archive, md5)
             else:
                 verify(archive, md5)
             unpack(archive, root, folder)
-            if ours:
+            if downloaded:
                 archive.unlink()
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         raise DataError(f"cannot download {url}: {getattr(error, 'reason', error)}; {by_hand}") from error
@@ -54,11 +60,19 @@ def fetch_archive(url: str, root: Path, folder: str, md5: str | None = None) -> 
 
 
 def download(url: str, path: Path, md5: str | None = None) -> None:
-    """Downloads ``url`` to ``path``, through ``path`` + ".part", which an earlier attempt may have begun.
+    """Download ``url`` to ``path``.
+
+    The data is first written to ``path`` + ".part", which may exist from an earlier attempt and is then continued.
+
+    Args:
+        url: address of the file.
+        path: file to write.
+        md5: expected MD5 sum; None accepts any.
 
     Raises:
-        OSError, http.client.HTTPException: no connection, one that ends early, or no room; the part stays.
-        DataError: wrong checksum; the part is removed.
+        OSError, http.client.HTTPException: if the connection fails or ends early, or the disk is full. The partial file
+            is kept.
+        DataError: if the checksum is wrong. The partial file is removed.
     """
     part = path.with_name(path.name + ".part")
     have = part.stat().st_size if part.exists() else 0
@@ -67,7 +81,7 @@ def download(url: str, path: Path, md5: str | None = None) -> None:
         with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
             _store(response, part, have if response.status == 206 else 0, path.name)
     except urllib.error.HTTPError as error:
-        if not (have and error.code == 416):  # 416: nothing lies beyond what we have
+        if not (have and error.code == 416):  # 416: the partial file is already complete
             raise
     try:
         verify(part, md5)
@@ -78,7 +92,7 @@ def download(url: str, path: Path, md5: str | None = None) -> None:
 
 
 def _store(response: Any, part: Path, have: int, name: str) -> None:
-    """Appends what the server sends to the first ``have`` bytes of ``part``."""
+    """Append the response of the server to the first ``have`` bytes of ``part``."""
     length = response.headers.get("Content-Length")
     total = have + int(length) if length else None
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
@@ -89,25 +103,29 @@ def _store(response: Any, part: Path, have: int, name: str) -> None:
             progress.advance(task, len(chunk))
         size = file.tell()
     if total is not None and size < total:
-        raise ConnectionError(f"the connection ended after {size} of {total} bytes, try again to go on from there")
+        raise ConnectionError(f"the connection ended after {size} of {total} bytes, try again to resume the download")
 
 
 def verify(path: Path, md5: str | None) -> None:
-    """Raises `DataError` unless the MD5 sum of a file is ``md5``; None accepts any."""
+    """Check the MD5 sum of a file; None accepts any.
+
+    Raises:
+        DataError: if the sum is not ``md5``.
+    """
     if md5 is None:
         return
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "md5").hexdigest()
-    if found != md5:
-        raise DataError(f"{path} has the MD5 sum {found}, expected {md5}; it is damaged or has been changed")
+        actual = hashlib.file_digest(file, "md5").hexdigest()
+    if actual != md5:
+        raise DataError(f"{path} has the MD5 sum {actual}, expected {md5}; it is damaged or has been changed")
 
 
 def unpack(archive: Path, root: Path, folder: str) -> None:
-    """Unpacks the folder ``folder`` of a zip archive into ``root``, all of it or nothing.
+    """Unpack the folder ``folder`` of a zip archive into ``root``, completely or not at all.
 
     Raises:
-        DataError: the archive is damaged, lacks the folder, or has members that are links or whose paths are absolute
-            or contain "..".
+        DataError: if the archive is damaged, does not contain the folder, or has members that are links or whose paths
+            are absolute or contain "..".
     """
     try:
         with zipfile.ZipFile(archive) as file, making_folder(root / folder) as temporary:
@@ -115,18 +133,22 @@ def unpack(archive: Path, root: Path, folder: str) -> None:
                 check_member(member, archive)
             inside = [member for member in file.infolist() if member.filename.startswith(f"{folder}/")]
             if not inside:
-                raise DataError(f"{archive.name} holds no folder {folder}")
+                raise DataError(f"{archive.name} contains no folder {folder}")
             for member in inside:
                 member.filename = member.filename.removeprefix(f"{folder}/")
                 if member.filename:
                     file.extract(member, temporary)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{archive} is no intact zip archive ({error}); remove it and try again") from error
+        raise DataError(f"{archive} is not an intact zip archive ({error}); remove it and try again") from error
 
 
 def check_member(member: zipfile.ZipInfo, archive: Path) -> None:
-    """Raises `DataError` for a member of ``archive`` that would be written outside the folder it is unpacked to."""
+    """Check that a member of ``archive`` stays in the folder that it is unpacked to.
+
+    Raises:
+        DataError: if it does not.
+    """
     name = PurePosixPath(member.filename.replace("\\", "/"))
     outside = name.is_absolute() or ".." in name.parts or ":" in member.filename
     if outside or stat.S_ISLNK(member.external_attr >> 16):
-        raise DataError(f"{archive.name} holds {member.filename!r}, which points out of the archive; not unpacked")
+        raise DataError(f"{archive.name} contains {member.filename!r}, which points out of the archive; not unpacked")

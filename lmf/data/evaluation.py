@@ -8,36 +8,38 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from lmf import io
-from lmf.data.degradations import resize_matlab, resize_pil
+from lmf.data.degradations import Array, resize_matlab, resize_pil
 from lmf.data.folder import ImageFolder, to_rgb
 from lmf.data.settings import LR, DataError, EvalSettings, FileSettings, OnCorrupt, Protocol
 from lmf.data.sources import Source, source_files
 
 
-class EvalSet(Dataset):
-    """One set of pictures at one scale.
+class EvalSet(Dataset[dict[str, Any]]):
+    """A set of HR pictures and their LR versions at one scale.
 
-    Where LR is made here, HR is cropped from the top left to round(h s) rows and reduced to h = floor(H / s + 1e-9)
-    rows, and columns likewise (the protocol of LIIF). Where LR is stored, h is its number of rows.
+    If LR is computed, it has h = floor(H / s + 1e-9) rows, and HR is cropped at the bottom to round(h s) rows before
+    the reduction; columns likewise (the protocol of LIIF). If LR is stored, HR is cropped to match it.
 
     Args:
-        name: name of the pictures; the set is called ``NAME_xSCALE``.
-        source: where the pictures are.
+        name: name of the pictures. The set is called ``NAME_xSCALE``.
+        source: source of the pictures.
         scale: any number of at least 1.
-        protocol: how `lmf.metrics` measures on the set: ``"div2k"``, ``"benchmark"`` or ``"raw"``.
-        lr: ``"stored"`` reads ``X{scale}/NAMEx{scale}.png`` below the LR folder of the source, and falls back to
-            ``"pil"`` if there is no such folder; ``"pil"`` and ``"matlab"`` reduce HR bicubically.
-        limit: only the first so many pictures that can be used.
-        crop: only the central so many HR pixels, on both sides.
-        cache, on_corrupt: see `ImageFolder`.
+        protocol: evaluation protocol, ``"div2k"``, ``"benchmark"`` or ``"raw"``; see
+            `lmf.metrics.functional.protocol_options`.
+        lr: ``"stored"`` reads ``X{scale}/NAMEx{scale}.png`` in the LR folder of the source, and falls back to ``"pil"``
+            if there is no such folder. ``"pil"`` and ``"matlab"`` reduce HR with these bicubic filters.
+        limit: use at most this many pictures; None uses all.
+        crop: side of the central crop in HR pixels; None uses whole pictures.
+        cache: see `ImageFolder`.
+        on_corrupt: see `ImageFolder`.
 
     Raises:
-        DataError: missing or damaged files, a picture too small for the scale, settings out of range.
+        DataError: if files are missing or damaged, a picture is too small for the scale, or a setting is out of range.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class EvalSet(Dataset):
         if folder is None:
             return None
         if not folder.is_dir():
-            rank_zero_info(f"{self.name}: no folder {folder}, LR images are made with PIL's bicubic")
+            rank_zero_info(f"{self.name}: no folder {folder}, LR images are computed with PIL's bicubic filter")
             return None
         paths = [folder / f"{path.stem}x{self.scale:g}.png" for path in self.images.paths]
         for path, (height, width) in zip(paths, self.images.sizes, strict=True):
@@ -82,15 +84,16 @@ class EvalSet(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Picture ``index``: "lr" (3, h, w) and "hr" (3, H, W), float32 in [0, 1], and "name", the file's stem."""
+        """Return picture ``index`` as {"lr": (3, h, w), "hr": (3, H, W), "name": file stem}, float32 in [0, 1]."""
         hr = self.images[index]
         if self.stored is None:
-            lr, hr = self._made(hr)
+            lr, hr = self._computed(hr)
         else:
             lr, hr = self._paired(to_rgb(io.read(self.stored[index])), hr)
         return {"lr": to_float(lr), "hr": to_float(hr), "name": self.images.paths[index].stem}
 
-    def _made(self, hr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _computed(self, hr: Array) -> tuple[Array, Array]:
+        """Crop ``hr`` (H, W, 3) and compute its LR version; return (lr, hr)."""
         if self.crop is not None:
             top, left = (max(0, n - self.crop) // 2 for n in hr.shape[:2])
             hr = hr[top : top + self.crop, left : left + self.crop]
@@ -98,7 +101,8 @@ class EvalSet(Dataset):
         hr = np.ascontiguousarray(hr[: round(h * self.scale), : round(w * self.scale)])
         return self.reduce(hr, (h, w)), hr
 
-    def _paired(self, lr: np.ndarray, hr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _paired(self, lr: Array, hr: Array) -> tuple[Array, Array]:
+        """Crop a stored ``lr`` (h, w, 3) and ``hr`` (H, W, 3) so that they show the same; return (lr, hr)."""
         if self.crop is not None:
             side = math.floor(self.crop / self.scale + 1e-9)
             top, left = (max(0, n - side) // 2 for n in lr.shape[:2])
@@ -107,10 +111,11 @@ class EvalSet(Dataset):
         return lr, hr[: round(lr.shape[0] * self.scale), : round(lr.shape[1] * self.scale)]
 
 
-def resize_matlab_to(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_matlab_to(image: Array, size: tuple[int, int]) -> Array:
+    """Call `resize_matlab` with a size."""
     return resize_matlab(image, size=size)
 
 
-def to_float(image: np.ndarray) -> Tensor:
-    """Converts uint8 (H, W, 3) to float32 (3, H, W) in [0, 1]."""
+def to_float(image: Array) -> Tensor:
+    """Convert uint8 (H, W, 3) to float32 (3, H, W) in [0, 1]."""
     return torch.tensor(image).permute(2, 0, 1).float().contiguous() / 255

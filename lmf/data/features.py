@@ -1,4 +1,4 @@
-"""Training on features that a frozen encoder has computed beforehand, which is many times faster for a decoder."""
+"""Trains decoders on precomputed features of a frozen encoder, which is many times faster than training on pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from lmf.data.datamodule import SRDataModule
-from lmf.data.degradations import resize_pil
+from lmf.data.degradations import Array, resize_pil
 from lmf.data.folder import ImageFolder
 from lmf.data.sampling import choose, crop_size, permutation
 from lmf.data.settings import DataError, Sampling, check_count
@@ -27,19 +27,19 @@ from lmf.io.files import making_folder
 class FeatureDataModule(SRDataModule):
     """An `SRDataModule` that trains on windows of features instead of pictures.
 
-    The features of a fixed number of random crops are computed once and kept in the cache, see `FeatureSamples`.
-    Training batches have in addition "feat" (B, C, p, p) float16, and p is the side of a window.
+    The features of a fixed number of random crops are computed once and stored in the cache, see `FeatureSamples`.
+    Training batches also contain "feat" (B, C, p, p) float16, where p is the side of a window in LR pixels.
 
     Args:
-        encoder: computes the features; an `lmf.encoders.Encoder` in evaluation mode.
-        margin: how far, in LR pixels, a colour depends on the features: ``Decoder.receptive_field``.
+        encoder: an `lmf.encoders.Encoder` in evaluation mode.
+        margin: distance in LR pixels up to which a colour depends on the features, ``Decoder.receptive_field``.
         crops: number of crops.
         crop_side: side of the LR picture of a crop in pixels.
-        device: where the features are computed.
+        device: device that computes the features.
         options: options of `SRDataModule`.
 
     Raises:
-        DataError: there is no cache, photometric augmentations are asked for, or settings are out of range.
+        DataError: if there is no cache, photometric augmentations are given, or settings are out of range.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class FeatureDataModule(SRDataModule):
         self.crops, self.crop_side = crops, crop_side
 
     def prepare_data(self) -> None:
-        """Downloads the missing pictures, then computes the missing features."""
+        """Download missing pictures, then compute missing features."""
         super().prepare_data()
         if self.stage in ("fit", None):
             self.make_samples().encode(self.device)
 
     def make_samples(self) -> FeatureSamples:
-        """The training samples; see `SRDataModule.make_samples`."""
-        skip = self.files.on_corrupt == "skip"  # places are drawn for each picture: none may stand in for another
+        """Create the training samples, see `SRDataModule.make_samples`."""
+        skip = self.files.on_corrupt == "skip"  # a crop is drawn for one picture and does not fit its replacement
         return FeatureSamples(
             self.images(self.crop_side, decode=skip),
             self.files.cache or "",
@@ -81,16 +81,24 @@ class FeatureDataModule(SRDataModule):
 
 @dataclass(frozen=True)
 class Crop:
-    """A square crop of a photograph, flipped and transposed, to be reduced to an LR picture."""
+    """A square crop of an image, flipped and transposed.
 
-    image: int  # its number in the folder
+    Attributes:
+        image: number of the image in the folder.
+        top: first row in HR pixels.
+        left: first column in HR pixels.
+        side: height and width in HR pixels.
+        flip: whether to flip vertically, flip horizontally and transpose, in this order.
+    """
+
+    image: int
     top: int
     left: int
-    side: int  # in HR pixels
-    flip: tuple[bool, bool, bool]  # vertically, horizontally, transpose; in this order
+    side: int
+    flip: tuple[bool, bool, bool]
 
-    def cut(self, photograph: np.ndarray) -> np.ndarray:
-        """The HR picture (side, side, 3)."""
+    def cut(self, photograph: Array) -> Array:
+        """Return the crop (side, side, 3) of ``photograph`` (H, W, 3)."""
         picture = photograph[self.top : self.top + self.side, self.left : self.left + self.side]
         vertical, horizontal, transpose = self.flip
         picture = picture[:: -1 if vertical else 1, :: -1 if horizontal else 1]
@@ -98,26 +106,27 @@ class Crop:
 
 
 class FeatureSamples:
-    """An endless list of training samples: windows of LR features, and colours of HR pixels within.
+    """An endless list of training samples: windows of LR features, and colours of HR pixels inside them.
 
-    Each of a fixed number of crops has a random place, scale and flip. The crops are encoded once, and their features
-    lie in a folder of memory-mapped half-precision files, named after everything that they depend on. Sample n, a pure
-    function of (seed, n), is a random window of a random crop. A window is ``patch + 2 margin`` LR pixels wide, and its
-    targets keep ``margin`` away from its sides unless these are sides of the crop, so the decoder sees what it would
-    see of the whole crop.
+    Each of a fixed number of crops has a random position, scale and flip. The crops are encoded once. Their features
+    are stored in half precision in memory-mapped files, in a folder named by a hash of everything that they depend on.
+
+    Sample n is a pure function of (seed, n). It is a random window of a random crop, ``patch + 2 margin`` LR pixels
+    wide. Targets keep the distance ``margin`` from its sides, except from sides of the crop. The decoder therefore
+    computes the same colours from the window as from the whole crop.
 
     Args:
-        images: the photographs, all at least ``crop_size(side, max_scale)`` on both sides.
-        folder: where folders of features are kept; they may be deleted when nothing uses them.
+        images: the images, all at least ``crop_size(side, max_scale)`` pixels high and wide.
+        folder: parent of the folder of features. It may be deleted when no process uses it.
         encoder: an `lmf.encoders.Encoder` in evaluation mode.
-        margin: how far, in LR pixels, a colour depends on the features: ``Decoder.receptive_field``.
-        seed: any whole number.
+        margin: distance in LR pixels up to which a colour depends on the features, ``Decoder.receptive_field``.
+        seed: any integer of at least 0.
         crops: number of crops.
         side: side of the LR picture of a crop in pixels, a multiple of ``encoder.multiple``.
-        sampling: ``patch`` is the side of the part of a window that targets always cover; scales are those of crops.
+        sampling: ``patch`` is the side of the window without margins, the scales are those of the crops.
 
     Raises:
-        DataError: settings out of range.
+        DataError: if a setting is out of range.
     """
 
     def __init__(
@@ -136,8 +145,8 @@ class FeatureSamples:
         check_count("cached_crops", crops)
         if side < self.window or side % int(encoder.multiple):  # type: ignore[arg-type]
             raise DataError(
-                f"crop_side must be at least {self.window} LR pixels (patch {sampling.patch} and {margin} on either "
-                f"side) and a multiple of {encoder.multiple}, got {side}"
+                f"crop_side must be at least {self.window} LR pixels (patch {sampling.patch} and a margin of {margin} "
+                f"on both sides) and a multiple of {encoder.multiple}, got {side}"
             )
         self.images, self.encoder = images, encoder
         self.margin, self.seed, self.side, self.queries = margin, seed, side, sampling.queries
@@ -154,7 +163,7 @@ class FeatureSamples:
         return Crop(image, top, left, side, (vertical, horizontal, transpose))
 
     def _fingerprint(self) -> str:
-        """A hash of the crops and the encoder."""
+        """Return a hash of the crops, the image files and the encoder."""
         digest = hashlib.sha256(json.dumps([self.side, [vars(crop) for crop in self.crops]]).encode())
         for path in self.images.paths:
             status = path.stat()
@@ -166,12 +175,16 @@ class FeatureSamples:
 
     @torch.inference_mode()
     def encode(self, device: torch.device | str = "cpu", batch_size: int = 8) -> None:
-        """Computes the features of all crops on ``device`` unless the folder exists.
+        """Compute the features of all crops, unless the folder exists.
 
-        Several processes may do so at once: the first to finish makes the folder.
+        Several processes may do so at once. The first one to finish creates the folder.
+
+        Args:
+            device: device that computes the features.
+            batch_size: crops per batch.
 
         Raises:
-            DataError: a folder that cannot be written, or too little room on the disk.
+            DataError: if the folder cannot be written or the disk has too little space.
         """
         if self.folder.is_dir():
             return
@@ -207,29 +220,33 @@ class FeatureSamples:
         features.flush()
         pictures.flush()
 
-    def _hr(self, number: int) -> np.ndarray:
+    def _hr(self, number: int) -> Array:
         crop = self.crops[number]
         return crop.cut(self.images[crop.image])
 
     @cached_property
-    def feat(self) -> np.ndarray:
-        """Features of all crops, float16 (N, side, side, C), mapped from the folder."""
-        return np.load(self.folder / "feat.npy", mmap_mode="r")
+    def feat(self) -> Array:
+        """Features of all crops, float16 (N, side, side, C), memory-mapped."""
+        feat: Array = np.load(self.folder / "feat.npy", mmap_mode="r")
+        return feat
 
     @cached_property
-    def lr(self) -> np.ndarray:
-        """LR pictures of all crops, uint8 (N, side, side, 3), mapped from the folder."""
-        return np.load(self.folder / "lr.npy", mmap_mode="r")
+    def lr(self) -> Array:
+        """LR pictures of all crops, uint8 (N, side, side, 3), memory-mapped."""
+        lr: Array = np.load(self.folder / "lr.npy", mmap_mode="r")
+        return lr
 
     def __getitems__(self, numbers: Sequence[int]) -> dict[str, Tensor] | DataError:
-        """Samples ``numbers`` as one batch, P being the side of a window:
+        """Return samples ``numbers`` as one batch.
 
-        feat (B, C, P, P) float16, channels-last; lr (B, 3, P, P), target (B, Q, 3): float32 in [0, 1];
-        coord (B, Q, 2), cell (B, 2): float32, in coordinates of the window.
+        Returns:
+            Dictionary of feat, float16 (B, C, P, P), channels-last; lr (B, 3, P, P) and target (B, Q, 3), float32 in
+            [0, 1]; coord (B, Q, 2) and cell (B, 2), float32 in coordinates of the window. P is the side of a window.
+            If a sample cannot be created, the `DataError`, see `TrainSamples.__getitems__`.
         """
         try:
             samples = [self.sample(number) for number in numbers]
-        except DataError as error:  # raised in a worker it would arrive wrapped in the worker's traceback
+        except DataError as error:
             return error
         batch = {key: torch.from_numpy(np.stack([sample[key] for sample in samples])) for key in samples[0]}
         return {
@@ -240,29 +257,29 @@ class FeatureSamples:
             "target": batch["target"].float() / 255,
         }
 
-    def sample(self, number: int) -> dict[str, np.ndarray]:
-        """Sample ``number``: the entries of `__getitems__` without B, channels-last, colours in uint8."""
+    def sample(self, number: int) -> dict[str, Array]:
+        """Return sample ``number``: the entries of `__getitems__` without B, channels-last, colours in uint8."""
         rng = np.random.default_rng((0, self.seed, number))
         count = len(self.crops)
-        at = int(permutation(self.seed, number // count, count)[number % count])
-        picture = self._hr(at)
-        ratio = self.side / len(picture)  # LR pixels to an HR pixel
+        crop = int(permutation(self.seed, number // count, count)[number % count])
+        picture = self._hr(crop)
+        ratio = self.side / len(picture)  # LR pixels per HR pixel
         top, left = (int(n) for n in rng.integers(self.side - self.window + 1, size=2))
         rows, columns = self._targets(top, ratio), self._targets(left, ratio)
         pixel = choose(rng, len(rows) * len(columns), self.queries)
         y, x = rows[pixel // len(columns)], columns[pixel % len(columns)]
-        place = (np.stack([y, x], axis=-1) + 0.5) * ratio - (top, left)  # in LR pixels from the window's corner
-        window = (at, slice(top, top + self.window), slice(left, left + self.window))
+        position = (np.stack([y, x], axis=-1) + 0.5) * ratio - (top, left)  # in LR pixels from the window's corner
+        window = (crop, slice(top, top + self.window), slice(left, left + self.window))
         return {
             "feat": self.feat[window],
             "lr": self.lr[window],
-            "coord": (2 / self.window * place - 1).astype(np.float32),
+            "coord": (2 / self.window * position - 1).astype(np.float32),
             "cell": np.full(2, 2 / self.window * ratio, np.float32),
             "target": picture[y, x],
         }
 
-    def _targets(self, start: int, ratio: float) -> np.ndarray:
-        """The HR rows (or columns) that a window from LR row ``start`` on may ask for."""
+    def _targets(self, start: int, ratio: float) -> Array:
+        """Return the HR rows (or columns) that may be targets in a window that starts at LR row ``start``."""
         stop = start + self.window
         inner = start + (self.margin if start else 0), stop - (self.margin if stop < self.side else 0)
         first, last = (int(np.ceil(edge / ratio - 0.5)) for edge in inner)

@@ -1,4 +1,4 @@
-"""A list of image files, decoded once into a cache that workers and ranks share."""
+"""Lists of image files with a cache of decoded images that workers and ranks share."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lmf import io
+from lmf.data.degradations import Array
 from lmf.data.settings import DataError, OnCorrupt, check_choice
 from lmf.io.files import write_bytes
 
@@ -19,14 +20,14 @@ log = logging.getLogger(__name__)
 
 
 class _Unfit(ValueError):
-    """An image too small to be used."""
+    """Raised for an image that is too small."""
 
 
 def list_images(root: str | Path) -> list[Path]:
-    """All image files below ``root``, sorted by path; see `lmf.io.list_pictures`.
+    """Return all image files in ``root`` and its subfolders, sorted by path; see `lmf.io.list_pictures`.
 
     Raises:
-        DataError: no such folder, one that cannot be read, or no image in it.
+        DataError: if the folder does not exist, cannot be read or contains no image.
     """
     root = Path(root)
     if not root.is_dir():
@@ -36,12 +37,15 @@ def list_images(root: str | Path) -> list[Path]:
     except io.ImageError as error:
         raise DataError(str(error)) from error
     if not paths:
-        raise DataError(f"no images in {root.absolute()} (looked for {', '.join(io.SUFFIXES)} at any depth)")
+        raise DataError(f"no images in {root.absolute()} or its subfolders (searched for {', '.join(io.SUFFIXES)})")
     return paths
 
 
-def to_rgb(picture: np.ndarray) -> np.ndarray:
-    """Converts what `lmf.io.read` returns to uint8 (H, W, 3): replicates grey, drops alpha, rounds 16 bits to 8."""
+def to_rgb(picture: Array) -> Array:
+    """Convert a picture from `lmf.io.read` to uint8 (H, W, 3).
+
+    Grey is replicated, alpha is dropped, and 16 bits are rounded to 8.
+    """
     if picture.dtype == np.uint16:
         picture = ((picture.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if picture.ndim == 2:
@@ -52,22 +56,23 @@ def to_rgb(picture: np.ndarray) -> np.ndarray:
 
 
 class ImageFolder:
-    """Image files as uint8 RGB arrays.
+    """A list of image files, read as uint8 RGB arrays.
 
-    Headers are checked when the object is made; an image is decoded when it is first asked for.
+    The constructor checks the headers. An image is decoded on first access.
 
     Args:
         paths: the files.
-        cache: folder for decoded copies, one memory-mapped ``.npy`` each, named after path, size and time of the
-            original. Processes may share it, and it may be deleted when none uses it. None decodes on every access.
-        smallest: the least height and width an image must have.
-        on_corrupt: what to do about images that are damaged or too small. ``"stop"`` raises; ``"skip"`` leaves them
-            out with a warning: at once if the header shows it, else by taking the next image of the list.
-        decode: decode every image now, so that none has to be replaced later.
-        limit: only the first so many images that can be used; None uses all.
+        cache: folder for decoded images, one memory-mapped ``.npy`` each, named by a hash of path, size and time of the
+            original. Processes may share it, and it may be deleted when no process uses it. None decodes on every
+            access.
+        smallest: least height and width of an image in pixels.
+        on_corrupt: what to do with images that are damaged or too small. ``"stop"`` raises an error. ``"skip"`` logs a
+            warning and leaves the image out, or, if only decoding fails, replaces it with the next image of the list.
+        decode: decode all images now, so that none is replaced later.
+        limit: use at most this many images; None uses all.
 
     Raises:
-        DataError: naming the image, for ``"stop"``; or if no image remains.
+        DataError: if an image is damaged or too small with ``"stop"``, or if no image remains.
     """
 
     def __init__(
@@ -110,28 +115,33 @@ class ImageFolder:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        """Image ``index``, uint8 (H, W, 3), read-only.
+    def __getitem__(self, index: int) -> Array:
+        """Return image ``index``, uint8 (H, W, 3), read-only.
 
-        With ``on_corrupt="skip"`` the next intact image takes the place of a damaged one.
+        With ``on_corrupt="skip"`` a damaged image is replaced with the next intact one.
+
+        Raises:
+            DataError: if the image is damaged with ``"stop"``, or if no image can be decoded.
         """
         for step in range(len(self.paths)):
-            at = (index + step) % len(self.paths)
-            if at in self._broken:
+            candidate = (index + step) % len(self.paths)
+            if candidate in self._broken:
                 continue
             try:
-                return self._load(self.paths[at])
+                return self._load(self.paths[candidate])
             except io.ImageError as error:
                 self._unfit(error)
-                self._broken.add(at)
+                self._broken.add(candidate)
         raise DataError(f"none of {len(self.paths)} images can be decoded")
 
     def _unfit(self, error: ValueError) -> None:
+        """Raise or log ``error``, according to ``on_corrupt``."""
         if self.on_corrupt == "stop":
             raise DataError(str(error)) from error
         _warn(f"skipped: {error}")
 
-    def _load(self, path: Path) -> np.ndarray:
+    def _load(self, path: Path) -> Array:
+        """Read an image through the cache."""
         copy = self._copy.get(path)
         if copy is None:
             return to_rgb(io.read(path))
@@ -141,28 +151,32 @@ class ImageFolder:
 
 
 def intact(paths: Sequence[Path], cache: str | Path | None = None) -> list[Path]:
-    """Those of ``paths`` that can be decoded; a warning names each of the others."""
+    """Return the files that can be decoded, and log a warning for each of the others."""
     return ImageFolder(paths, cache, on_corrupt="skip", decode=True).paths
 
 
 @cache
 def _warn(message: str) -> None:
-    """Logs a warning, the same one once: every set of a run looks at its files anew."""
+    """Log a warning once, although several sets may check the same file."""
     log.warning(message)
 
 
-@lru_cache(maxsize=128)  # each holds a file open
-def _mapped(path: Path) -> np.ndarray:
-    return np.load(path, mmap_mode="r")
+@lru_cache(maxsize=128)  # limits the number of open files
+def _mapped(path: Path) -> Array:
+    """Open a decoded copy as a read-only memory map."""
+    array: Array = np.load(path, mmap_mode="r")
+    return array
 
 
 def _cached_name(path: Path) -> str:
+    """Return the name of the decoded copy of an image."""
     status = path.stat()
     key = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
     return f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
 
 
-def _save(path: Path, array: np.ndarray) -> None:
+def _save(path: Path, array: Array) -> None:
+    """Write ``array`` to a ``.npy`` file atomically."""
     data = BytesIO()
     np.save(data, array)
     try:

@@ -1,4 +1,4 @@
-"""Loaders whose order depends on nothing but the seed and the batch number."""
+"""Data loaders whose order depends only on the seed and the batch number."""
 
 from __future__ import annotations
 
@@ -11,33 +11,36 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sequential
 
 from lmf.data.settings import DataError
 
+EvalLoader = DataLoader[dict[str, Any]]
+
 
 class Samples(Protocol):
     """An endless list of training samples, such as `TrainSamples` or `FeatureSamples`."""
 
     def __getitems__(self, numbers: Sequence[int]) -> dict[str, Any] | DataError:
-        """Samples ``numbers`` as one batch, or the error that prevents it."""
+        """Return samples ``numbers`` as one batch, or the error that prevents it."""
 
 
-class TrainLoader(DataLoader):
-    """Batches start, start + 1, ... of samples, an epoch at a time.
+class TrainLoader(DataLoader[dict[str, Any]]):
+    """Loads consecutive batches of samples, one epoch per iteration.
 
-    Global batch n holds samples n * G .. n * G + G - 1; rank r of R gets the r-th of R equal slices. Iterating
-    continues where the last iteration stopped, so the order depends neither on epochs, workers and ranks nor on
-    restarts.
+    Global batch n consists of samples n * G .. n * G + G - 1, and rank r of R gets the r-th of R equal slices. Each
+    iteration continues where the last one stopped. The order of samples therefore does not depend on epochs, workers,
+    ranks or restarts.
 
     Args:
         samples: the samples.
-        batch_size: G, over all ranks.
+        batch_size: G, the samples per batch over all ranks.
         iterations: batches per epoch.
-        used: how many of these the trainer takes before it ends the epoch; None for all.
-        repeat: make every epoch repeat the first one.
-        rank, world_size: r and R.
-        workers: processes that make samples; 0 makes them in this one.
-        pin_memory: put batches in page-locked memory, for faster transfers to a GPU.
+        used: how many of these the trainer uses before it ends the epoch; None for all.
+        repeat: whether every epoch repeats the first one.
+        rank: r, the rank of this process.
+        world_size: R, the number of ranks.
+        workers: processes that create samples; 0 creates them in this process.
+        pin_memory: whether to use page-locked memory, which speeds up transfers to a GPU.
 
     Raises:
-        DataError: batch size not divisible by the number of ranks, or settings below 1.
+        DataError: if ``batch_size`` is not divisible by the number of ranks, or a setting is less than 1.
     """
 
     def __init__(
@@ -57,8 +60,8 @@ class TrainLoader(DataLoader):
             raise DataError(f"batch_size and iterations must be at least 1, got {batch_size} and {iterations}")
         if batch_size % world_size:
             raise DataError(
-                f"the batch size counts all devices and must be divisible by their number: {batch_size} is not "
-                f"divisible by {world_size}"
+                f"batch_size counts all devices and must be divisible by their number: {batch_size} is not divisible "
+                f"by {world_size}"
             )
         self.iterations = iterations
         self.order = TrainOrder(batch_size, iterations if used is None else used, rank, world_size, repeat)
@@ -70,40 +73,51 @@ class TrainLoader(DataLoader):
             collate_fn=_whole,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
-            generator=torch.Generator(),  # else every epoch would draw from, and so move, the global one
+            generator=torch.Generator(),  # otherwise every epoch would advance the global generator
         )
 
     def __len__(self) -> int:
         return self.iterations
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
-        """The rest of the epoch: training batches with their ``number``, ready for `BatchAugment`."""
+        """Yield the remaining batches of the epoch with their ``number``, ready for `BatchAugment`.
+
+        Raises:
+            DataError: if a sample cannot be created.
+        """
         for batch in super().__iter__():
             if isinstance(batch, DataError):
-                raise DataError(str(batch))  # raising the local itself would tie workers into a reference cycle
+                raise DataError(str(batch))  # raising `batch` itself would create a reference cycle with the workers
             batch["number"] = self.order.content(self.order.batches)
             self.order.batches += 1
             yield batch
 
     def resume(self, batches: int) -> None:
-        """Continues after ``batches`` batches since the start of training, in the middle of an epoch or not."""
+        """Continue after ``batches`` batches since the start of training, possibly within an epoch."""
         self.order.batches = self.order.resumed = batches
 
     def state_dict(self) -> dict[str, int]:
-        """Batches handed out so far, not counting those prefetched."""
+        """Return the number of batches yielded so far, without prefetched ones."""
         return {"batches": self.order.batches}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continues where `state_dict` was taken, unless `resume` has been called."""
+        """Continue from a `state_dict`, unless `resume` has been called."""
         if not self.order.resumed:
             self.resume(state["batches"])
 
 
-class TrainOrder(DistributedSampler, SequentialSampler):
-    """Sample numbers of one rank, from batch ``batches`` to the end of the epoch.
+class TrainOrder(DistributedSampler[Any], SequentialSampler):
+    """Yields the sample numbers of one rank from batch ``batches`` to the end of the epoch.
 
-    The base classes have no part in the order. Lightning leaves a `DistributedSampler` in place in distributed runs,
-    and a `SequentialSampler` with ``overfit_batches``.
+    The base classes do not influence the order. Lightning does not replace a `DistributedSampler` in distributed runs,
+    nor a `SequentialSampler` with ``overfit_batches``.
+
+    Args:
+        batch_size: samples per batch over all ranks.
+        length: batches per epoch.
+        rank: rank of this process.
+        world_size: number of ranks.
+        repeat: whether every epoch repeats the first one.
     """
 
     def __init__(self, batch_size: int, length: int, rank: int, world_size: int, repeat: bool = False) -> None:
@@ -115,7 +129,7 @@ class TrainOrder(DistributedSampler, SequentialSampler):
         self.resumed = 0
 
     def content(self, batch: int) -> int:
-        """The number that says what is in batch ``batch`` since the start of training."""
+        """Return the number that determines the samples of batch ``batch``, counted from the start of training."""
         return batch % self.length if self.repeat else batch
 
     def __len__(self) -> int:
@@ -123,17 +137,22 @@ class TrainOrder(DistributedSampler, SequentialSampler):
 
     def __iter__(self) -> Iterator[int]:
         first = self.batches
-        done = first % self.length if first == self.resumed else 0  # a trainer may end epochs early
+        done = first % self.length if first == self.resumed else 0  # otherwise the trainer has ended the last epoch
         for batch in range(first, first + self.length - done):
             start = self.content(batch) * self.batch_size + self.rank * self.local
             yield from range(start, start + self.local)
 
 
-class EvalOrder(DistributedSampler, SequentialSampler):
-    """Every R-th image from the r-th, and None where other ranks have one image more.
+class EvalOrder(DistributedSampler[Any], SequentialSampler):
+    """Yields every R-th image number starting at r, and a final None if other ranks have one more image.
 
-    Every rank so takes part in as many batches as the others: a rank that had none would skip the evaluation and the
-    collective operations at its end, and the others would wait for it. For the base classes see `TrainOrder`.
+    All ranks thus have the same number of batches. A rank without batches would skip the evaluation and its collective
+    operations, and the others would wait for it. For the base classes see `TrainOrder`.
+
+    Args:
+        count: number of images.
+        rank: r, the rank of this process.
+        world_size: R, the number of ranks.
     """
 
     def __init__(self, count: int, rank: int, world_size: int) -> None:
@@ -147,10 +166,10 @@ class EvalOrder(DistributedSampler, SequentialSampler):
         return iter(self.indices)
 
 
-class Shared(Dataset):
-    """Evaluation images, and an empty item at the index None of `EvalOrder`."""
+class Shared(Dataset[dict[str, Any]]):
+    """Evaluation images, with an empty item for the index None of `EvalOrder`."""
 
-    def __init__(self, images: Dataset) -> None:
+    def __init__(self, images: Dataset[dict[str, Any]]) -> None:
         self.images = images
 
     def __len__(self) -> int:
@@ -161,11 +180,24 @@ class Shared(Dataset):
 
 
 def eval_loader(
-    images: Dataset, *, rank: int = 0, world_size: int = 1, workers: int = 0, pin_memory: bool = False
-) -> DataLoader:
-    """A loader of one image a batch, each image on exactly one rank.
+    images: Dataset[dict[str, Any]],
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> EvalLoader:
+    """Create a loader of one image per batch that gives each image to exactly one rank.
 
-    All ranks get the same number of batches. Where the images do not suffice, the last batch is an empty dictionary.
+    All ranks get the same number of batches. If a rank has one image less than others, its last batch is an empty
+    dictionary.
+
+    Args:
+        images: an `EvalSet`.
+        rank: rank of this process.
+        world_size: number of ranks.
+        workers: processes that load images; 0 loads in this process.
+        pin_memory: whether to use page-locked memory.
     """
     return DataLoader(
         Shared(images),
@@ -179,9 +211,11 @@ def eval_loader(
 
 
 def _whole(batch: Any) -> Any:
+    """Return a batch that is already collated."""
     return batch
 
 
 def _single(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Collate a batch of one image."""
     (item,) = items
     return {**item, "lr": item["lr"][None], "hr": item["hr"][None]} if item else {}

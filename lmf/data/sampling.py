@@ -1,4 +1,4 @@
-"""The field's training samples (LIIF, section 4): random scale, random crop, random pixels as targets."""
+"""Training samples as in LIIF, section 4: a random scale, a random crop and random target pixels."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from lmf.data.degradations import resize_pil
+from lmf.data.degradations import Array, resize_pil
 from lmf.data.folder import ImageFolder
 from lmf.data.settings import DataError, Sampling
 
 
 class TrainSamples:
-    """An endless list of training samples; sample n is a pure function of (seed, n).
+    """An endless list of training samples, in which sample n is a pure function of (seed, n).
 
-    Sample n takes image ``order[n]``, where every pass over the folder is a fresh permutation; a scale s uniform in
-    [min_scale, max_scale]; a crop of round(patch * s) pixels; its PIL-bicubic reduction to patch x patch; and
-    ``queries`` pixels of the crop, without repetition as long as the crop has enough.
+    A sample consists of a crop of an image, its PIL-bicubic reduction to ``patch`` x ``patch`` pixels, and ``queries``
+    target pixels of the crop. The scale s is uniform in [min_scale, max_scale], and the side of the crop is
+    round(patch * s). Every pass over the images has a new random order. Targets repeat only if the crop has too few
+    pixels.
 
-    `__getitems__` returns a whole batch of uint8 colours and pixel numbers, which is cheap to move.
-    `lmf.data.BatchAugment` turns it into floats and coordinates on the device, and flips it.
+    `__getitems__` returns a batch of uint8 colours and pixel numbers, which is small. `lmf.data.BatchAugment` converts
+    it to floats and coordinates on the device and flips it.
 
     Args:
-        images: the HR images, all at least ``crop_size(patch, max_scale)`` on both sides.
-        seed: any whole number.
+        images: the HR images, all at least ``crop_size(patch, max_scale)`` pixels high and wide.
+        seed: any integer of at least 0.
         sampling: patch, queries and scales.
     """
 
@@ -34,17 +35,19 @@ class TrainSamples:
         self.images, self.seed, self.sampling = images, seed, sampling
 
     def __getitems__(self, numbers: Sequence[int]) -> dict[str, Any] | DataError:
-        """Samples ``numbers`` as one batch.
+        """Return samples ``numbers`` as one batch.
 
         Returns:
-            lr: uint8 (B, 3, p, p).
-            target: uint8 (B, Q, 3).
-            pixel: int64 (B, Q), the target pixels as row-major numbers in the crop.
-            crop: int64 (B,), the side of each HR crop.
-            flip: bool (B, 3): flip vertically, flip horizontally, transpose; to be done in this order.
+            Dictionary of
 
-            If a sample cannot be made, the `DataError` that says why. The main process raises it, because an
-            exception raised in a worker would arrive wrapped in the worker's traceback.
+            - lr: uint8 (B, 3, p, p).
+            - target: uint8 (B, Q, 3), the colours of the target pixels.
+            - pixel: int64 (B, Q), row-major numbers of the target pixels in the crop.
+            - crop: int64 (B,), the side of each HR crop in pixels.
+            - flip: bool (B, 3), whether to flip vertically, flip horizontally and transpose, in this order.
+
+            If a sample cannot be created, the `DataError`. The main process raises it, because an exception from a
+            worker would be wrapped in the worker's traceback.
         """
         try:
             samples = [self.sample(number) for number in numbers]
@@ -54,8 +57,8 @@ class TrainSamples:
         batch["lr"] = batch["lr"].permute(0, 3, 1, 2).contiguous()
         return batch
 
-    def sample(self, number: int) -> dict[str, np.ndarray]:
-        """Sample ``number``: the entries of `__getitems__` without B, ``lr`` channels-last."""
+    def sample(self, number: int) -> dict[str, Array]:
+        """Return sample ``number``: the entries of `__getitems__` without B, ``lr`` channels-last."""
         rng = np.random.default_rng((0, self.seed, number))
         count = len(self.images)
         image = self.images[int(permutation(self.seed, number // count, count)[number % count])]
@@ -74,17 +77,20 @@ class TrainSamples:
 
 
 def crop_size(patch: int, scale: float) -> int:
-    """Side of the HR crop that becomes an LR patch of ``patch`` pixels at ``scale``."""
+    """Return the side of the HR crop that is reduced to an LR patch of ``patch`` pixels at ``scale``."""
     return max(1, round(patch * scale))
 
 
-def choose(rng: np.random.Generator, count: int, queries: int) -> np.ndarray:
-    """Draws ``queries`` of the numbers 0 .. ``count`` - 1, none more than once oftener than another."""
+def choose(rng: np.random.Generator, count: int, queries: int) -> Array:
+    """Draw ``queries`` of the numbers 0 .. ``count`` - 1, int64 (queries,).
+
+    Numbers repeat only if there are too few. Their frequencies then differ by at most one.
+    """
     whole, rest = divmod(queries, count)
     return np.concatenate([np.tile(np.arange(count), whole), rng.choice(count, rest, replace=False, shuffle=False)])
 
 
 @lru_cache(maxsize=4)
-def permutation(seed: int, turn: int, count: int) -> np.ndarray:
-    """The order of ``count`` images in pass number ``turn`` over the folder."""
+def permutation(seed: int, turn: int, count: int) -> Array:
+    """Return the order of ``count`` images in pass number ``turn``, int64 (count,)."""
     return np.random.default_rng((1, seed, turn)).permutation(count)

@@ -1,4 +1,4 @@
-"""Typed settings of the data, checked when they are made."""
+"""Typed settings of the data, which check their values."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ OnCorrupt = Literal["skip", "stop"]
 
 
 class DataError(UserError):
-    """Data that is missing, damaged or unfit; the message says what to do about it."""
+    """Raised for data that is missing, damaged or unsuitable. The message says what to do."""
 
 
 @dataclass(frozen=True)
 class FileSettings:
-    """How picture files are read.
+    """Settings for reading picture files.
 
     Args:
         cache: folder for decoded pictures, see `lmf.data.ImageFolder`; None decodes on every access.
-        on_corrupt: ``"stop"`` or ``"skip"``, at pictures that are damaged or too small.
+        on_corrupt: what to do with pictures that are damaged or too small, ``"stop"`` or ``"skip"``.
+
+    Raises:
+        DataError: if ``on_corrupt`` is unknown.
     """
 
     cache: str | Path | None = None
@@ -38,12 +41,16 @@ class FileSettings:
 
 @dataclass(frozen=True)
 class Sampling:
-    """What a training sample is.
+    """Settings of training samples.
 
     Args:
         patch: side of the LR patch in pixels.
         queries: number of target pixels.
-        min_scale, max_scale: range of the random scale.
+        min_scale: lower end of the range of random scales, above 0.
+        max_scale: upper end of the range.
+
+    Raises:
+        DataError: if a value is out of range.
     """
 
     patch: int = 48
@@ -62,15 +69,19 @@ class Sampling:
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """How evaluation sets are made.
+    """Settings of evaluation sets.
 
     Args:
         sets: names of the sets to use; None uses all.
-        scales: each set is used at every one of these scales, which need not be whole numbers.
-        protocol: how `lmf.metrics` measures: ``"div2k"``, ``"benchmark"`` or ``"raw"``.
-        lr: where LR pictures come from: ``"stored"``, ``"pil"`` or ``"matlab"``, see `lmf.data.EvalSet`.
-        limit: only the first so many pictures of a set.
-        crop: only the central so many HR pixels of a picture, on both sides.
+        scales: scales at which each set is used, any numbers of at least 1.
+        protocol: evaluation protocol, ``"div2k"``, ``"benchmark"`` or ``"raw"``; see
+            `lmf.metrics.functional.protocol_options`.
+        lr: source of LR pictures, ``"stored"``, ``"pil"`` or ``"matlab"``; see `lmf.data.EvalSet`.
+        limit: use at most this many pictures of a set; None uses all.
+        crop: side of the central crop of each picture in HR pixels; None uses whole pictures.
+
+    Raises:
+        DataError: if a value is out of range.
     """
 
     sets: Sequence[str] | None = None
@@ -98,10 +109,10 @@ class EvalSettings:
             )
 
     def select(self, sources: Mapping[str, T]) -> dict[str, T]:
-        """The ones of ``sources`` that ``sets`` names, in that order.
+        """Return the ``sources`` that ``sets`` names, in that order.
 
         Raises:
-            DataError: a name that there is not, or none at all.
+            DataError: if a name is unknown, or ``sets`` is empty.
         """
         if self.sets is None:
             return dict(sources)
@@ -112,13 +123,21 @@ class EvalSettings:
 
 
 def check_count(name: str, value: Any) -> None:
-    """Raises `DataError` unless ``value`` is a whole number of at least 1."""
+    """Check that ``value`` is an integer of at least 1.
+
+    Raises:
+        DataError: if it is not.
+    """
     if not isinstance(value, int) or value < 1:
         raise DataError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 def check_choice(name: str, value: Any, choices: Any) -> None:
-    """Raises `DataError` unless ``value`` is one of the literals ``choices``."""
+    """Check that ``value`` is one of the literals ``choices``.
+
+    Raises:
+        DataError: if it is not.
+    """
     if value not in get_args(choices):
-        *most, last = (repr(choice) for choice in get_args(choices))
-        raise DataError(f"{name} must be {', '.join(most)} or {last}, got {value!r}")
+        *others, last = (repr(choice) for choice in get_args(choices))
+        raise DataError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")

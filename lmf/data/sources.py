@@ -1,4 +1,4 @@
-"""Where pictures come from."""
+"""Sources of pictures: folders, archives from the web, and pictures that scikit-image contains."""
 
 from __future__ import annotations
 
@@ -17,48 +17,53 @@ Filter = Callable[[list[Path]], list[Path]]
 
 
 class Source(ABC):
-    """A set of HR pictures on disk, and possibly LR versions of them."""
+    """Base class of sets of HR pictures on disk, optionally with LR versions."""
 
     def prepare(self) -> None:
-        """Downloads the pictures if the source can; one process calls it before any calls `files`."""
+        """Download the pictures if needed. One process calls this before all processes call `files`."""
         return
 
     @abstractmethod
     def files(self, usable: Filter = list) -> list[Path]:
-        """The HR files, in a fixed order.
+        """Return the HR files in a fixed order.
 
         Args:
-            usable: returns the files that can be used. A source that chooses some of its files, as one side of a
-                split does, chooses among these; other sources may ignore it.
+            usable: removes the files that cannot be used. A source that selects some of its files, such as one part of
+                a split, selects from the remaining ones. Other sources may ignore it.
 
         Raises:
-            DataError: there are none; the message says what to do.
+            DataError: if there are no files. The message says what to do.
         """
 
     def lr_folder(self, scale: float) -> Path | None:
-        """The folder of stored LR versions ``NAMEx{scale}.png``, which need not exist; None if there are none."""
+        """Return the folder of stored LR versions ``NAMEx{scale}.png``, which may not exist, or None."""
         return None
 
 
 def source_files(source: Source, settings: FileSettings) -> list[Path]:
-    """The files of ``source``, chosen among those that can be decoded if damaged ones are to be skipped."""
+    """Return the files of ``source``, without damaged ones if ``settings.on_corrupt`` is ``"skip"``.
+
+    Raises:
+        DataError: if there are no files.
+    """
     if settings.on_corrupt == "stop":
         return source.files()
     return source.files(lambda paths: intact(paths, settings.cache))
 
 
 class Folder(Source):
-    """All images below a folder, or one side of a split of them.
+    """All images in a folder and its subfolders, or one part of a split of them.
 
     Args:
         root: the folder.
-        lr: folder with ``X2``, ``X3``, ... of stored LR versions.
-        part: ``"all"``, or one side of a split by hashes of the names: ``"val"`` is ``fraction`` of the usable images
-            (at least one), ``"train"`` the others. The split does not depend on where the folder lies.
-        fraction: see ``part``.
+        lr: folder with the stored LR versions, in ``X2``, ``X3``, ...; None if there are none.
+        part: ``"all"``, or one part of a split by hashes of the names: ``"val"`` is the share ``fraction`` of the
+            usable images (at least one), ``"train"`` is the rest. The split does not depend on the location of the
+            folder.
+        fraction: share of the validation part, between 0 and 1.
 
     Raises:
-        DataError: settings out of range.
+        DataError: if a setting is out of range.
     """
 
     def __init__(
@@ -79,14 +84,15 @@ class Folder(Source):
         self.part, self.fraction = part, fraction
 
     def files(self, usable: Filter = list) -> list[Path]:
-        """The images of this side, sorted by path; see `Source.files`."""
+        """Return the images of this part, sorted by path; see `Source.files`."""
         paths = list_images(self.root)
         if self.part == "all":
             return paths
         paths = usable(paths)
         if len(paths) < 2:
             raise DataError(
-                f"{self.root.absolute()} holds one usable image, too few to split; give a folder for validation"
+                f"{self.root.absolute()} contains only one usable image, too few for a split; give a folder for "
+                "validation"
             )
         held = set(sorted(paths, key=self._hash)[: max(1, int(len(paths) * self.fraction))])
         return [path for path in paths if (path in held) == (self.part == "val")]
@@ -95,7 +101,7 @@ class Folder(Source):
         return hashlib.sha256(path.relative_to(self.root).as_posix().encode()).hexdigest()
 
     def lr_folder(self, scale: float) -> Path | None:
-        """``X{scale}`` below ``lr``; see `Source.lr_folder`."""
+        """Return the folder ``X{scale}`` in ``lr``, see `Source.lr_folder`."""
         return self.lr / f"X{scale:g}" if self.lr is not None else None
 
 
@@ -105,16 +111,16 @@ def split_folder(
     val_root: str | Path | None = None,
     fraction: float = 0.1,
 ) -> Folder:
-    """The side ``part`` of a folder of pictures that may have another folder for validation beside it.
+    """Return the training or validation pictures of the data set ``data=folder``.
 
     Args:
         part: ``"train"`` or ``"val"``.
-        root: the pictures to train on; required, None only gives a better message.
-        val_root: the pictures to validate on; None holds back ``fraction`` of those in ``root``.
-        fraction: between 0 and 1; at least one picture is held back.
+        root: folder of training pictures. None is not allowed and gives an error message.
+        val_root: folder of validation pictures; None holds back some pictures of ``root``.
+        fraction: share of ``root`` to hold back, between 0 and 1; at least one picture.
 
     Raises:
-        DataError: no folder is given.
+        DataError: if ``root`` is None or ``fraction`` is out of range.
     """
     if root is None:
         raise DataError("which pictures? give their folder: data.root=FOLDER")
@@ -124,12 +130,15 @@ def split_folder(
 
 
 class Bundled(Source):
-    """Photographs that come with scikit-image: enough to try everything without a download.
+    """Photographs that scikit-image contains, to try everything without a download.
 
-    The two sides share no picture; both pictures of the stereo pair are on one side.
+    Both pictures of the stereo pair are in the same part.
 
     Args:
-        part: ``"train"`` (10 pictures) or ``"val"`` (2).
+        part: ``"train"`` (10 pictures) or ``"val"`` (2 other pictures).
+
+    Raises:
+        DataError: if ``part`` is unknown.
     """
 
     NAMES: Mapping[str, tuple[str, ...]] = {
@@ -154,31 +163,35 @@ class Bundled(Source):
         self.part = part
 
     def files(self, usable: Filter = list) -> list[Path]:
-        """The pictures of this side, in the order of `NAMES`."""
+        """Return the pictures of this part, in the order of `NAMES`.
+
+        Raises:
+            DataError: if scikit-image or some of its pictures are missing.
+        """
         package = importlib.util.find_spec("skimage")
         if package is None or package.origin is None:
-            raise DataError("the bundled pictures are those of scikit-image, which is not installed")
+            raise DataError("the bundled pictures need scikit-image, which is not installed: pip install 'lmf[train]'")
         folder = Path(package.origin).parent / "data"
         paths = [folder / name for name in self.NAMES[self.part]]
         missing = [path.name for path in paths if not path.is_file()]
         if missing:
             raise DataError(
-                f"this scikit-image lacks {', '.join(missing)} in {folder}; install scikit-image >= 0.25 from a wheel, "
-                "or train on a folder of your own (data=folder)"
+                f"the installed scikit-image lacks {', '.join(missing)} in {folder}; install scikit-image >= 0.25 from "
+                "a wheel, or use another folder of pictures (data=folder)"
             )
         return paths
 
 
 class Archive(Folder):
-    """A folder of pictures from a zip archive on the web, such as DIV2K; downloaded and unpacked on first use.
+    """A folder of pictures from a zip archive on the web, such as DIV2K, which is downloaded on first use.
 
     Args:
-        root: where to unpack.
-        folder: the folder that the archive holds.
+        root: folder to unpack into.
+        folder: name of the folder in the archive.
         url: address of the archive.
-        md5: checksum of the archive; None accepts any.
+        md5: MD5 sum of the archive; None accepts any.
         download: whether the archive may be downloaded.
-        lr: folder with ``X2``, ``X3``, ... of stored LR versions.
+        lr: folder with the stored LR versions, in ``X2``, ``X3``, ...; None if there are none.
     """
 
     def __init__(
@@ -194,12 +207,20 @@ class Archive(Folder):
         self.url, self.md5, self.download = url, md5, download
 
     def prepare(self) -> None:
-        """Downloads and unpacks the archive unless the folder exists."""
+        """Download and unpack the archive, unless the folder exists.
+
+        Raises:
+            DataError: if this fails.
+        """
         if self.download and not self.root.is_dir():
             fetch_archive(self.url, self.root.parent, self.root.name, self.md5)
 
     def files(self, usable: Filter = list) -> list[Path]:
-        """All images of the folder, sorted by path."""
+        """Return all images of the folder, sorted by path.
+
+        Raises:
+            DataError: if the folder does not exist or contains no image.
+        """
         if not self.root.is_dir():
             where = self.root.parent.absolute()
             raise DataError(f"no folder {self.root.absolute()}; download {self.url} and unpack it into {where}")

@@ -9,7 +9,7 @@ from lmf.data import ImageFolder
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five pictures of noise, 40 x 48 and larger."""
+    """Return a folder of five pictures of noise, 40 x 48 pixels and larger."""
     root = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for n in range(5):

@@ -9,7 +9,7 @@ FLIPS = torch.tensor([[v, h, t] for v in (0, 1) for h in (0, 1) for t in (0, 1)]
 
 
 def picture_and_batch(side: int = 12) -> tuple[torch.Tensor, dict]:
-    """A crop, and a batch that holds it under every flip."""
+    """Return a crop and a batch that contains it with every flip."""
     crop = torch.randint(0, 256, (3, side, side), dtype=torch.uint8)
     pixel = torch.stack([torch.randperm(side * side)[:30] for _ in FLIPS])
     target = crop.flatten(1).T[pixel]

@@ -1,4 +1,4 @@
-"""The shipped configurations of the data, composed and instantiated."""
+"""Tests that the data configs can be composed and instantiated."""
 
 from pathlib import Path
 

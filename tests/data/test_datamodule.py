@@ -24,7 +24,7 @@ def module(photos: Path, tmp_path: Path, **options: Any) -> SRDataModule:
 
 
 class Recorder(lightning.LightningModule):
-    """Takes down what it is given."""
+    """A module that records its batches."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Recorder(lightning.LightningModule):
 
 
 class Diary(lightning.Callback):
-    """Leaves a rank's notes on disk."""
+    """A recorder that writes the records of a rank to disk."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

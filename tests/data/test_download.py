@@ -18,7 +18,7 @@ from lmf.data.download import download, fetch_archive
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``data`` at every path, in ranges if asked; ``breaks`` ends the next answer after so many bytes."""
+    """Serves ``data`` at every path, with ranges; ``breaks`` ends the next response after this many bytes."""
 
     data = b""
     breaks: int | None = None
@@ -158,7 +158,7 @@ def test_archives_that_reach_out_are_refused(
 @pytest.mark.parametrize("data", [b"no zip archive", archive(("OTHER/a.png", b"x"))])
 def test_unfit_archives(server: Server, tmp_path: Path, data: bytes) -> None:
     server.data = data
-    with pytest.raises(DataError, match=r"PHOTOS.zip (is no intact zip|holds no folder PHOTOS)"):
+    with pytest.raises(DataError, match=r"PHOTOS.zip (is not an intact zip|contains no folder PHOTOS)"):
         fetch_archive(server.url, tmp_path, "PHOTOS")
     assert os.listdir(tmp_path) == ["PHOTOS.zip"]
 

@@ -51,7 +51,7 @@ def test_centre_crop(photos: Path) -> None:
 
 @pytest.fixture
 def stored(photos: Path, tmp_path: Path) -> Folder:
-    """The photos with LR versions at x2 that can be told from any made here: black."""
+    """Return the photos with stored LR versions at x2 that are black, unlike computed ones."""
     (tmp_path / "X2").mkdir()
     for path in photos.iterdir():
         h, w = io.read_size(path)

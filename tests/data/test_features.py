@@ -44,7 +44,7 @@ def samples(make: Callable[..., FeatureSamples]) -> FeatureSamples:
 
 
 def whereabouts(window: np.ndarray, samples: FeatureSamples) -> tuple[int, int, int]:
-    """Crop, top and left of a window of features."""
+    """Find crop, top and left of a window of features."""
     side = len(window)
     for number, feat in enumerate(samples.feat):
         windows = np.lib.stride_tricks.sliding_window_view(feat, (side, side), axis=(0, 1))
@@ -105,7 +105,7 @@ def test_a_window_decodes_like_the_whole_crop_and_targets_are_its_pixels(samples
 
 def test_samples_depend_on_their_number_alone(samples: FeatureSamples, make: Callable[..., FeatureSamples]) -> None:
     again = make()
-    again.encode()  # is there already
+    again.encode()  # exists already
     both = (s.__getitems__([7, 8]) for s in (samples, again))
     first, second = both
     assert isinstance(first, dict)
@@ -117,7 +117,7 @@ def test_samples_depend_on_their_number_alone(samples: FeatureSamples, make: Cal
 def test_another_encoder_or_crop_has_its_own_folder(make: Callable[..., FeatureSamples]) -> None:
     folders = {made.folder for made in (make(), make(encoder(1)), make(seed=1), make(crops=5), make(max_scale=2))}
     assert len(folders) == 5
-    assert make().folder == make(patch=6, queries=5).folder  # what lies in it is the same
+    assert make().folder == make(patch=6, queries=5).folder  # the features are the same
 
 
 def test_a_failure_leaves_nothing_behind(make: Callable[..., FeatureSamples], tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_failure_leaves_nothing_behind(make: Callable[..., FeatureSamples], tm
 
 
 class Waits(EDSR):
-    """Encodes when both processes are about to."""
+    """An encoder that starts at the same time as that of the other process."""
 
     barrier: Barrier | None = None
 
@@ -149,7 +149,7 @@ def waiting() -> Waits:
 
 
 def build(photos: Path, folder: Path, barrier: Barrier) -> None:
-    """Decodes the photos into a cache and encodes crops of them, at every step beside another process."""
+    """Decode the photos into a cache and encode crops, each step at the same time as the other process."""
 
     def read(path: Path) -> np.ndarray:
         barrier.wait(60)
@@ -224,7 +224,7 @@ def test_a_datamodule_of_features(photos: Path, tmp_path: Path) -> None:
 
 
 def test_features_skip_damaged_pictures(photos: Path, tmp_path: Path) -> None:
-    """A crop's place fits its own picture alone, so no other picture may be taken in place of a damaged one."""
+    """A crop only fits the picture it was drawn for, so a damaged picture must not be replaced."""
     shutil.copytree(photos, tmp_path / "photos")
     damaged = tmp_path / "photos/2.png"
     damaged.write_bytes(damaged.read_bytes()[:200])

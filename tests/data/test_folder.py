@@ -18,7 +18,7 @@ def save(path: Path, size: tuple[int, int] = (12, 16), value: int = 100) -> Path
 
 
 def truncate(path: Path) -> Path:
-    """Cuts a picture off behind its header."""
+    """Truncate a picture after its header."""
     noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
     io.write(path, noise)
     path.write_bytes(path.read_bytes()[:200])

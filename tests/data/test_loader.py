@@ -29,7 +29,7 @@ def test_a_resumed_epoch_goes_on_to_its_end(images: ImageFolder) -> None:
     everything = [*straight, *straight]
     resumed = loader(images)
     resumed.resume(3)
-    iter(resumed)  # a trainer may begin, and not use, an iteration
+    iter(resumed)  # a trainer may start an iteration without using it
     assert same([*resumed, *resumed], everything[3:])
 
 
@@ -109,7 +109,7 @@ def test_orders_are_left_alone_by_trainers() -> None:
     for order in (TrainOrder(4, 5, 0, 1), EvalOrder(3, 0, 1)):
         before = list(order)
         assert isinstance(order, torch.utils.data.DistributedSampler)
-        assert isinstance(order, torch.utils.data.SequentialSampler)  # left alone by overfit_batches
+        assert isinstance(order, torch.utils.data.SequentialSampler)  # not replaced with overfit_batches
         order.set_epoch(7)
         assert list(order) == before
 
@@ -117,7 +117,7 @@ def test_orders_are_left_alone_by_trainers() -> None:
 def test_an_epoch_of_which_a_trainer_takes_a_part_is_resumed_within(images: ImageFolder) -> None:
     resumed = loader(images, used=3)
     resumed.resume(4)  # the second batch of the second epoch of three
-    assert len(resumed) == 5  # fractions of it are taken by the trainer
+    assert len(resumed) == 5  # the length from which the trainer computes fractions
     assert [[batch["number"] for batch in resumed] for _ in range(2)] == [[4, 5], [6, 7, 8]]
 
 

@@ -15,7 +15,7 @@ def samples(images: ImageFolder, **options: float) -> TrainSamples:
 
 
 def whereabouts(crop: np.ndarray, images: ImageFolder) -> tuple[int, int, int]:
-    """Image, top and left of a crop."""
+    """Find image, top and left of a crop."""
     side = len(crop)
     for n in range(len(images)):
         windows = np.lib.stride_tricks.sliding_window_view(images[n], (side, side), axis=(0, 1))

@@ -46,7 +46,7 @@ def test_too_few_to_split(tmp_path: Path) -> None:
 
 
 def test_a_split_is_of_usable_pictures(tmp_path: Path) -> None:
-    """Whichever picture is damaged, the held-back part is not empty and the sides neither overlap nor lose any."""
+    """With any damaged picture, the validation part is not empty, and the parts are disjoint and complete."""
     for n in range(5):
         io.write(tmp_path / f"{n}.png", np.full((8, 8, 3), 40 * n, np.uint8))
     skip = FileSettings(on_corrupt="skip")
