@@ -49,7 +49,7 @@ TINY = (
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Reference material (goldens, benchmark sets, published weights) that lies beside a developer's checkout."""
+    """Return the folder of reference material (goldens, benchmark sets, published weights) beside the checkout."""
     folder = ROOT.parent / "shared"
     if not folder.is_dir():
         pytest.skip("needs the reference material beside the repository")
@@ -58,7 +58,7 @@ def shared() -> Path:
 
 @pytest.fixture
 def compose(tmp_path: Path) -> Callable[..., DictConfig]:
-    """``compose(*overrides, output=...)``: the config of the command, writing to ``output`` ("run" by default)."""
+    """Return ``compose(*overrides, output=...)``, which composes a config that writes to ``output``."""
 
     def composed(*overrides: str, output: Path | None = None) -> DictConfig:
         output = output or tmp_path / "run"

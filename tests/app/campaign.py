@@ -1,9 +1,9 @@
-"""Interrupts jobs at random moments, runs them again, and compares with runs that were left alone.
+"""Interrupts jobs at random times, runs them again, and compares the results with those of uninterrupted runs.
 
     python -m tests.app.campaign --kills 100 --signals 40
 
-Every trial starts a job in a folder of its own, interrupts it after a random time, looks for partial files, runs the
-same job again until it ends, and compares what it made with the reference. Exit status 1 if any trial differs.
+Every trial starts a job in a new folder, interrupts it after a random time, looks for partial files, runs the same job
+again until it ends, and compares the result with the reference. The exit status is 1 if any trial differs.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ TIMES = ("decoder_s", "render_s", "dense_render_s")
 
 @dataclass(frozen=True)
 class Job:
-    """One kind of job.
+    """A kind of job.
 
     Attributes:
-        command: overrides that run it in a folder; called again for the second run.
-        outcome: what it made, comparable by ``==``.
+        name: name of the job.
+        command: returns the overrides of the job in a folder; called again for the second run.
+        outcome: returns the result of the job in a folder, comparable by ``==``.
     """
 
     name: str
@@ -127,13 +128,13 @@ def prepare(folder: Path) -> Path:
 
 
 def leftovers(folder: Path) -> list[str]:
-    """Temporary files beside results that the second run should have removed."""
+    """Return temporary files that the second run should have removed."""
     found = [p.relative_to(folder) for p in folder.rglob(".*") if ".tmp" in p.name]
-    return [str(p) for p in found if p.parts[:2] != ("runs", "fit")]  # a run that left no checkpoint is abandoned
+    return [str(p) for p in found if p.parts[:2] != ("runs", "fit")]  # runs without a checkpoint are not resumed
 
 
 def trial(job: Job, number: Any, sent: signal.Signals, delay: float, folder: Path) -> str | None:
-    """What went wrong, or None."""
+    """Interrupt a job, run it again and compare the results; return what went wrong, or None."""
     prepare(folder)
     process = start(job, folder)
     try:

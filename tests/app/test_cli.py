@@ -1,4 +1,4 @@
-"""The program as a user starts it: processes, signals, exit codes."""
+"""Tests of the program as a user starts it: processes, signals and exit codes."""
 
 import csv
 import json
@@ -42,7 +42,7 @@ def weights(folder):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Five pictures of different sizes."""
+    """Return a folder of five pictures of different sizes."""
     folder = tmp_path / "photos"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -54,7 +54,7 @@ def photos(tmp_path):
 
 @pytest.mark.slow
 def test_killed_and_resumed(tmp_path):
-    """SIGKILL in the middle of training, then ckpt_path=last: the same weights, W&B id and metrics as one run."""
+    """A run that is killed and resumed has the same weights, W&B id and metrics as an uninterrupted one."""
     options = ("experiment=lmf_edsr", "schedule.iterations=40", "schedule.save_every=5", "schedule.epochs=2",
                "data.workers=1", "logger.wandb.mode=offline")  # fmt: skip
     run(tmp_path, *options)
@@ -120,7 +120,7 @@ def test_a_sweep_notices_another_model_behind_init_from(tmp_path):
 
 @pytest.mark.ddp
 def test_started_ranks_take_awkward_paths(tmp_path, photos):
-    """Lightning starts the other ranks by a command line; paths in it keep their spaces, commas and quotes."""
+    """Lightning starts the other ranks with a command line, in which paths keep spaces, commas and quotes."""
     folders = [tmp_path / name for name in ("a=b, (c)", "it's")]
     for folder in folders:
         shutil.copytree(photos, folder)
@@ -158,7 +158,7 @@ def test_two_processes_train_as_one(tmp_path):
 
 @pytest.mark.ddp
 def test_two_processes_measure_as_one(tmp_path, photos):
-    """Five images on two ranks: none counted twice; costs reported once."""
+    """On two ranks, none of five images counts twice, and costs are reported once."""
     run(tmp_path, "experiment=lmf_edsr")
     (trained,) = run_folders(tmp_path)
     options = ("task=test", f"ckpt_path={trained}", "data=folder", f"data.root={photos}", f"data.val_root={photos}",
@@ -176,8 +176,8 @@ def test_two_processes_measure_as_one(tmp_path, photos):
 
 @pytest.mark.ddp
 def test_more_processes_than_pictures(tmp_path):
-    """Two pictures on three ranks: training and testing end, and measure what one process measures."""
-    same = ("data.scales=[4]", "data.protocol=raw", "data.lr=pil", "data.crop=48")  # as validation does
+    """With two pictures on three ranks, training and testing end with the results of one process."""
+    same = ("data.scales=[4]", "data.protocol=raw", "data.lr=pil", "data.crop=48")  # the settings of the validation
     one, three = tmp_path / "one", tmp_path / "three"
     ranks = ("trainer=ddp", "trainer.devices=3", "schedule.batch_size=3")
     run(tmp_path, "experiment=lmf_edsr", f"hydra.run.dir={three}", *ranks, *same, "task.test=true")

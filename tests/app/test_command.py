@@ -1,4 +1,4 @@
-"""The command `lmf`: its subcommands, file names on its command line, and what it says about mistakes."""
+"""Tests of the command `lmf`: subcommands, file names on the command line, and error messages."""
 
 import os
 import subprocess
@@ -84,7 +84,7 @@ def model():
 
 @pytest.fixture
 def pictures(tmp_path, monkeypatch):
-    """Two files and a folder in the working directory."""
+    """Create two files and a folder in the working directory."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     (tmp_path / "folder").mkdir()
@@ -113,7 +113,7 @@ def test_size_is_width_by_height(pictures):
 
 
 def fails(capsys, *arguments):
-    """The exit status and the message of a command that must fail."""
+    """Return the exit status and the message of a command that must fail."""
     with pytest.raises(SystemExit) as caught:
         cli.main(list(arguments))
     message = capsys.readouterr().err

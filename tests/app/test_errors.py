@@ -1,4 +1,4 @@
-"""What the user or the machine has caused is one line; a bug keeps its traceback."""
+"""Tests that errors of the user or the machine are one line and that bugs keep their traceback."""
 
 import builtins
 import errno
@@ -77,7 +77,7 @@ def test_a_bug_is_not_explained(error):
 
 @pytest.fixture
 def failing(monkeypatch):
-    """``failing(error)``: the override that makes the task raise ``error``."""
+    """Return ``failing(error)``, the override that makes the task raise ``error``."""
 
     def make(error):
         def fail(_):
@@ -155,7 +155,7 @@ def command(*overrides, cwd):
 
 @pytest.mark.slow
 def test_the_command_on_both_sides(tmp_path):
-    """Exit status 1 either way; a traceback for a bug alone, also where Hydra itself fails."""
+    """The exit status is 1 in all cases; only bugs show a traceback, also if Hydra itself fails."""
     runs = f"paths.runs={tmp_path / 'runs'}"
     bug = command(runs, "task.run=json.loads", cwd=tmp_path)
     assert (bug.returncode, "Traceback" in bug.stderr, "TypeError" in bug.stderr) == (1, True, True)

@@ -1,4 +1,4 @@
-"""Every experiment and every file in conf that is shipped."""
+"""Tests of every experiment and every file in conf."""
 
 import csv
 from pathlib import Path
@@ -23,7 +23,7 @@ CHOICES = {
     for group in sorted(CONF.iterdir())
     if group.is_dir() and group.name != "experiment"
 }
-ALONE = {"estimator": "task=calibrate estimator={}", "sweep": "sweep={}"}  # groups that go with few others
+ALONE = {"estimator": "task=calibrate estimator={}", "sweep": "sweep={}"}  # groups that combine with few others
 
 # Published: epochs, iterations, batch size, patch, queries, learning rate, milestones.
 LIIF = (1000, 1000, 16, 48, 2304, 1e-4, [200, 400, 600, 800])
@@ -37,7 +37,7 @@ DECODERS = {
     "lte_plus": 493_827,
     "ciaosr": 1_428_614,
     "metasr": 445_120,
-    "diif": 347_395,  # LIIF's, with two coordinates more into the first layer; no published figure
+    "diif": 347_395,  # LIIF's with two more coordinates into the first layer; no published number
     "lm_liif": 165_651,
     "lm_liif swinir": 179_571,
     "lm_lte": 270_467,
@@ -51,7 +51,7 @@ TINY = {
 
 
 def parts(experiment: str) -> tuple[str, str]:
-    """Decoder and encoder, from the name."""
+    """Return decoder and encoder from the name of an experiment."""
     decoder, _, encoder = ("lm_liif_edsr" if experiment == "lmf_edsr" else experiment).rpartition("_")
     return decoder, encoder
 
@@ -104,7 +104,7 @@ def photos(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def step(compose, photos):
-    """``step(*overrides)``: the config of one training and one validation step on tiny data."""
+    """Return ``step(*overrides)``, which composes a config of one training and one validation step on tiny data."""
     return lambda *overrides: compose(
         "schedule=quick",
         "schedule.epochs=1",
@@ -165,7 +165,7 @@ def test_a_decoder_from_outside(step, compose, tmp_path, monkeypatch, overrides)
 
 
 def rows() -> list[list[str]]:
-    """Overrides that name every file: the rows of a table with the groups as columns, a short one beginning again."""
+    """Return lists of overrides that together choose every file of every group; short groups repeat."""
     table = {group: names for group, names in CHOICES.items() if group not in ALONE}
     longest = max(map(len, table.values()))
     together = [[f"{group}={names[i % len(names)]}" for group, names in table.items()] for i in range(longest)]
@@ -189,7 +189,7 @@ def test_sweeps_go_over_what_exists(compose, name):
 
 
 def targets(node: object) -> list[str]:
-    """All that ``_target_`` and ``task.run`` name."""
+    """Return everything that ``_target_`` and ``task.run`` name."""
     if isinstance(node, (dict, DictConfig)):
         own = [str(node[key]) for key in ("_target_", "run") if isinstance(node.get(key), str)]
         return own + [t for value in node.values() for t in targets(value)]

@@ -1,4 +1,4 @@
-"""Models to share: exported with a card, and those in the box."""
+"""Tests of exported models with their cards, and of the pretrained models."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_run_becomes_a_file_with_a_card(compose, trained, tmp_path):
     for key, value in exact.state_dict().items():
         torch.testing.assert_close(model.state_dict()[key], value, rtol=1e-3, atol=1e-6)
 
-    # its results join the card, which keeps what it had
+    # results are added to the card, which keeps its facts
     results = tmp_path / "results.json"
     results.write_text(json.dumps([{"set": "set5", "scale": 3.7, "images": 5, "psnr": 31.23456, "bicubic_psnr": 28.0}]))
     pipeline.run(compose(*TINY, *export, f"ckpt_path={file}", f"results=[{results}]"))
@@ -50,7 +50,7 @@ def test_a_run_becomes_a_file_with_a_card(compose, trained, tmp_path):
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
-def test_the_card_tells_every_training(compose, trained, tmp_path):
+def test_the_card_lists_every_training(compose, trained, tmp_path):
     again = ("schedule=finetune", "schedule.epochs=1", "schedule.patch=12", "schedule.ema=null", f"init_from={trained}")
     pipeline.run(compose(*TINY, *again, output=tmp_path / "again"))
     file = tmp_path / "tiny.safetensors"
@@ -76,7 +76,7 @@ def test_what_cannot_be_exported_is_said(compose, trained, tmp_path, caplog, ove
     assert not output.exists()
 
 
-def test_models_in_the_box_have_cards_and_fit_their_tables():
+def test_pretrained_models_have_cards_and_fit_their_tables():
     models = lmf.list_models()
     assert "lm_liif_edsr" in models
     for name, card in models.items():
@@ -86,7 +86,7 @@ def test_models_in_the_box_have_cards_and_fit_their_tables():
         Tables.of(beside(path)).check(lmf.load(name))
 
 
-def test_a_model_in_the_box_beats_bicubic_on_a_photograph():
+def test_a_pretrained_model_beats_bicubic_on_a_photograph():
     hr = data.astronaut()[60:316, 120:376]
     lr = resize_pil(np.ascontiguousarray(hr), (64, 64))
 

@@ -1,4 +1,4 @@
-"""Training from given weights: `init`, and schedules that keep the encoder."""
+"""Tests of training from given weights: `init_from`, and schedules that freeze the encoder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def states(folder):
 
 
 def test_decoder_schedule_trains_the_decoder_alone(compose, options, donor, tmp_path):
-    # another decoder than the donor's, so that only the encoder is taken
+    # the decoder differs from that of `init_from`, so only the encoder is copied
     run = (*options, *DECODER, f"init_from={donor}", "decoder.depth=3")
     pipeline.run(compose(*run, output=tmp_path / "whole"))
     (before, _), (after, decoder) = states(donor), states(tmp_path / "whole")

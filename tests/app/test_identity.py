@@ -1,4 +1,4 @@
-"""What the identity of a job depends on."""
+"""Tests of what the identity of a job depends on."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ def file(tmp_path):
 
 
 def touch(path):
-    """As if the file had been written again, a second later."""
+    """Change the time of a file as if it had been written again a second later."""
     now = path.stat().st_mtime + 1
     os.utime(path, (now, now))
 

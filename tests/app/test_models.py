@@ -1,4 +1,4 @@
-"""Which trained model a task works on, and what is recorded of it."""
+"""Tests of which trained model a task uses and what it records."""
 
 import pytest
 from omegaconf import OmegaConf
@@ -20,7 +20,7 @@ UPSCALE = TASKS[1]
 
 @pytest.fixture
 def liif(tmp_path):
-    """A LIIF, where configs compose LM-LIIF by default."""
+    """Return a checkpoint of LIIF, while configs compose LM-LIIF by default."""
     checkpoint.save(checkpoint.build(LIIF), tmp_path / "liif.safetensors")
     return tmp_path / "liif.safetensors"
 
@@ -28,7 +28,7 @@ def liif(tmp_path):
 @pytest.mark.parametrize("task", ["test", "upscale", "export", "calibrate"])
 @pytest.mark.parametrize("experiment", ["lmf_edsr", "lm_liif_edsr", "lm_lte_edsr"])
 def test_an_experiment_means_its_pretrained_model(compose, task, experiment):
-    """Whatever the task, and in whatever order the two are given."""
+    """The rule is the same for every task and every order of the two overrides."""
     extra = {"upscale": ["input=a.png", "scale=2"], "export": ["output=a.safetensors"]}.get(task, [])
     for overrides in ([f"task={task}", f"experiment={experiment}"], [f"experiment={experiment}", f"task={task}"]):
         config = compose(*overrides, *extra)
@@ -109,7 +109,7 @@ def test_every_override_that_cannot_apply_is_named(compose, liif):
 
 
 def test_overrides_that_agree_are_allowed(compose, liif):
-    """The command that trained a model also measures it."""
+    """The options of the training command also work for a test."""
     agreeing = ("decoder=liif", "decoder.hidden=[8]", "encoder.blocks=1", "encoder.out_channels=4", "decoder.skip=none",
                 "+decoder@task.extra=lm_lte", "schedule.patch=7")  # fmt: skip
     assert type(common.load(compose("task=test", f"ckpt_path={liif}", *agreeing)).decoder) is lmf.decoders.LIIF

@@ -1,4 +1,4 @@
-"""Resumed runs with other options, and schedules that count optimiser steps."""
+"""Tests of runs resumed with other options, and of schedules that count optimiser steps."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def rate(folder):
 
 @pytest.fixture
 def trained(compose, tmp_path):
-    """Two epochs of six steps."""
+    """Return a run of two epochs with six steps each."""
     pipeline.run(compose(*TINY))
     return tmp_path / "run"
 

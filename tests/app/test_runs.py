@@ -25,7 +25,7 @@ def make_run(folder, age):
 def test_new_folders_never_coincide(tmp_path):
     made = set()
     for _ in range(5):
-        runs._new.cache_clear()  # as five processes would
+        runs._new.cache_clear()  # like five processes
         made.add(runs.run_dir(str(tmp_path), "x", "fit", None))
     assert len(made) == 5
     assert len(list((tmp_path / "x").iterdir())) == 5
@@ -130,13 +130,13 @@ AWKWARD = ["a=b", "a b", "a, b", "it's", 'say "a"', "(1) [2]", "ü=ö", "a\\b", 
 
 
 def quoted(value):
-    """As Hydra's documentation asks: in single quotes, a quote and the backslashes before it escaped."""
+    """Quote ``value`` as Hydra's documentation requires: single quotes, escaped quotes and backslashes before them."""
     return "'" + value.replace("'", "\\'") + "'"
 
 
 @pytest.mark.parametrize("value", AWKWARD)
 def test_started_ranks_get_the_job_as_it_is(compose, monkeypatch, value, tmp_path):
-    """What `runs.job` leaves in ``sys.argv`` composes to the same values, however awkward they are."""
+    """The ``sys.argv`` that `runs.job` sets composes to the same values, even with special characters."""
     override = f"data.val_root={quoted(value)}"
     config = compose("data=folder", override)
     assert config.data.val_root == value

@@ -47,7 +47,7 @@ def test_one_table_of_what_there_is(tmp_path, capsys, caplog):
     ]
     assert [r["error"] for r in rows] == ["", "", "no table\nkeeps it", "did not finish"]
     assert "task" not in rows[0]  # the same in all jobs
-    assert "launcher" not in rows[0]  # no part of what a job is
+    assert "launcher" not in rows[0]  # does not influence the result of a job
     assert (tmp_path / "pareto.png").stat().st_size > 10000
     out = capsys.readouterr().out
     assert "1e-4" in out
@@ -62,7 +62,7 @@ def test_an_empty_sweep_is_no_error(tmp_path):
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory):
-    """A trained run with tables for x6, two thresholds."""
+    """Return a trained run with CMSR tables for x6 and two thresholds."""
     folder = tmp_path_factory.mktemp("sweep")
     command = [
         sys.executable,
@@ -109,7 +109,7 @@ def test_a_failed_job_does_not_spoil_the_sweep_and_is_all_that_runs_again(ready)
     assert [(path / str(i) / "results.json").stat().st_mtime_ns for i in (1, 2)] == times
     changed = ready / "run" / "checkpoints" / "best.ckpt"
     saved = torch.load(changed, weights_only=True)
-    torch.save(saved, changed)  # another file: no result holds any more
+    torch.save(saved, changed)  # another file, so no result is valid any more
     done, _, rows = multirun(ready, *options)
     assert "finished before" not in done.stdout
 

@@ -1,4 +1,4 @@
-"""Version and commit of the code at work."""
+"""Tests of the version and the commit of the running code."""
 
 import shutil
 import subprocess
@@ -18,7 +18,7 @@ def git(folder, *command):
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A repository with the package at its top, committed."""
+    """Return a repository with the package at its top, committed."""
     folder = tmp_path / "checkout"
     shutil.copytree(ROOT / "lmf" / "app", folder / "lmf" / "app", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)

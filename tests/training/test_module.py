@@ -27,7 +27,7 @@ from ..conftest import ROOT, TINY
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder of three pictures whose name would mislead a parser."""
+    """Return a folder of three pictures whose name contains special characters."""
     folder = tmp_path / "odd_x9"
     folder.mkdir()
     random = np.random.default_rng(0)
@@ -43,7 +43,7 @@ def module() -> SRModule:
 
 
 class Data(L.LightningDataModule):
-    """x3 to validate on, x2 and x2.5 to test on."""
+    """Return a datamodule with validation at x3 and tests at x2 and x2.5."""
 
     def __init__(self, folder) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ def measure(module, folder, tmp_path, stage="test", data=Data, **options):
 
 
 def expected_psnr(model, sets) -> list[float]:
-    """For each set the mean over pictures of their PSNR, with numpy."""
+    """Return the mean PSNR over pictures of each set, computed with numpy."""
     found = []
     for pictures in sets:
         values = []
@@ -140,7 +140,7 @@ def test_without_a_baseline_there_are_no_bicubic_columns(module, folder, tmp_pat
 
 @pytest.mark.ddp
 def test_rows_are_the_same_on_any_number_of_ranks(folder, tmp_path):
-    """Four ranks and three pictures: one rank has none."""
+    """With three pictures on four ranks, one rank has none."""
     found = []
     for ranks in (1, 4):
         out = tmp_path / str(ranks)
@@ -163,7 +163,7 @@ def test_rows_are_the_same_on_any_number_of_ranks(folder, tmp_path):
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_checkpoint(compose, tmp_path, monkeypatch,
                                                                                caplog, epoch):  # fmt: skip
-    """From the middle of an epoch on the targets are nan."""
+    """The targets are NaN from the middle of an epoch on."""
     training_step = SRModule.training_step
 
     def step(self, batch, batch_idx):

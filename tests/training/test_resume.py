@@ -33,7 +33,7 @@ def saved(optimizer, scheduler):
 
 
 def resumed(checkpoint, **options):
-    """What a run with ``options`` goes on with from ``checkpoint``."""
+    """Return the state with which a run with ``options`` continues from ``checkpoint``."""
     weight, optimizer, scheduler = make(**options)
     apply_options(checkpoint, *make(**options)[1:])
     optimizer.load_state_dict(checkpoint["optimizer_states"][0])

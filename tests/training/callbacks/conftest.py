@@ -55,7 +55,7 @@ class Data(L.LightningDataModule):
 
 
 class Module(L.LightningModule):
-    """Trains on nothing in particular; ``scores`` are the val/psnr of successive validations."""
+    """A minimal module, in which ``scores`` are the val/psnr of successive validations."""
 
     def __init__(self, scores: tuple[float, ...] = (20.0, 30.0, 25.0, 26.0)) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ DATA = ("data.limit=2", "data.crop=60", "scale=6")
 
 @pytest.fixture
 def run(compose, tmp_path):
-    """A trained run with tables for x6."""
+    """Return a trained run with CMSR tables for x6."""
     pipeline.run(compose(*TINY, output=tmp_path / "fit"))
     calibrate = ("task=calibrate", f"ckpt_path={tmp_path / 'fit'}", "scales=[6]", "limit=3", "crop=60")
     pipeline.run(compose(*TINY, *calibrate, output=tmp_path / "calibrate"))

@@ -63,7 +63,7 @@ def test_wandb_gets_them_with_captions(module, data, make_trainer, tmp_path):
         def log_image(self, *args, **options) -> None:
             logged.append((args, options))
 
-        def __getattribute__(self, attribute):  # what else the trainer calls does nothing
+        def __getattribute__(self, attribute):  # all other hooks do nothing
             mine = ("__class__", "log_image", "name", "version")
             return object.__getattribute__(self, attribute) if attribute in mine else lambda *args, **options: None
 

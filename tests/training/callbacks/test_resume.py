@@ -80,7 +80,7 @@ def test_errors(tmp_path):
 
 
 def start(output, *overrides):
-    """A run in a process of its own, once it has saved a checkpoint."""
+    """Start a run in another process and return when it has saved a checkpoint."""
     command = [sys.executable, str(ROOT / "run.py"), *RUN, f"hydra.run.dir={output}", *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -153,7 +153,7 @@ def test_no_rank_outlives_the_first(tmp_path, number):
 
 @pytest.mark.slow
 def test_a_rank_that_waits_in_vain_ends_with_its_parent(tmp_path):
-    """The first rank dies while another is busy with something that notices nothing."""
+    """The first rank dies while another is busy and does not communicate."""
     rank = "import os, time; from lmf.training.ranks import end_with_parent; " \
            "end_with_parent(os.getppid(), 0.1); print(os.getpid(), flush=True); time.sleep(120)"  # fmt: skip
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {rank!r}])"
