@@ -21,7 +21,7 @@ from hydra.utils import get_method
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from lmf.app import runs, sweep
 from lmf.errors import UserError, one_line
@@ -104,12 +104,14 @@ def explain(error: BaseException) -> str | None:
     caused = isinstance(error, (*USER_ERRORS, *MACHINE_ERRORS)) or isinstance(cause, MACHINE_ERRORS)
     if not caused and not (isinstance(error, OSError) and error.errno in MACHINE_ERRNOS):
         return None
+    if isinstance(cause, OSError) and cause.filename and cause.strerror:
+        return f"{cause.filename}: {cause.strerror}"
     return one_line(cause, limit=1000)
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Return the error inside Hydra's instantiation errors, or ``error`` itself."""
-    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+    """Return the error inside those of Hydra's instantiation and OmegaConf's interpolation, or ``error`` itself."""
+    while isinstance(error, InstantiationException | InterpolationResolutionError) and error.__cause__ is not None:
         error = error.__cause__
     return error
 

@@ -61,7 +61,7 @@ class SweepCallback(Callback):
         folder = Path(str(config.hydra.sweep.dir)).absolute()
         os.environ[SWEEP_DIR] = str(folder)
         # Hydra does not call on_multirun_end after a job has failed.
-        atexit.register(show, folder)
+        atexit.register(show_at_exit, folder)
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Remove the note of an earlier attempt."""
@@ -207,6 +207,14 @@ def draw(lines: Mapping[str, Sequence[Result]], path: Path) -> None:
     figure.axes[0].legend(fontsize="small")
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
+
+
+def show_at_exit(folder: Path) -> None:
+    """Call `show`, and log what the machine has caused, such as a full disk, in one line."""
+    try:
+        show(folder)
+    except OSError as error:
+        log.error(f"{error.filename or folder}: {error.strerror}")
 
 
 def show(folder: Path) -> None:

@@ -22,14 +22,20 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path``, renamed to it at the end of the block; a failure leaves nothing behind."""
+    """A temporary name beside ``path``, renamed to it at the end of the block; a failure leaves nothing behind.
+
+    Raises:
+        OSError: naming ``path``, if it cannot be written.
+    """
     temporary = temporary_name(path)
     try:
         yield temporary
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
+            raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names no file
         raise
 
 

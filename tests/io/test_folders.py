@@ -1,3 +1,4 @@
+import errno
 import signal
 import subprocess
 import sys
@@ -69,3 +70,14 @@ def test_a_file_of_that_name_is_an_error(tmp_path: Path) -> None:
         pass
     assert (tmp_path / "made").read_text() == "a file"
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space") as full, replacing(tmp_path / "a.png"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert full.value.filename == str(tmp_path / "a.png")
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError) as wrong:
+        write_text(tmp_path / "file" / "a.txt", "text")
+    assert wrong.value.filename == str(tmp_path / "file" / "a.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
