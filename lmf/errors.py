@@ -1,9 +1,20 @@
-"""Errors that a user can fix with another file, option or command. All other exceptions are bugs."""
+"""Errors caused by the user or the machine, and their one-line messages. All other exceptions are bugs."""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import torch
+
+_MACHINE_ERRNOS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG,  # disk full, quota, file too large
+    errno.EROFS, errno.EACCES, errno.EPERM,  # read-only, not permitted
+    errno.ENODEV, errno.ENXIO, errno.EIO, errno.ESTALE,  # no device, broken device
+    errno.EMFILE, errno.ENFILE, errno.EBUSY,  # too many open files
+    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP,  # unusable file names
+}  # fmt: skip
 
 
 class UserError(ValueError):
@@ -39,3 +50,30 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     """Return the message of ``error`` on one line of at most ``limit`` characters, or its type if it is empty."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def explain(error: BaseException) -> str | None:
+    """Return a one-line message for an error that the user or the machine has caused; None for a bug."""
+    if isinstance(error, UserError) or _is_machine_error(error):
+        return describe(error)
+    return None
+
+
+def _is_machine_error(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _MACHINE_ERRNOS
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)  # PyTorch has no class for it
+
+
+def describe(error: BaseException) -> str:
+    """Return a one-line message for any error; for an `OSError` with a file it is the file and the reason."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return one_line(error, limit=1000)
+
+
+def reason(error: OSError) -> str:
+    """Return the reason of ``error`` without the name of the file."""
+    return error.strerror or one_line(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import random
@@ -23,23 +22,14 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+from lmf import errors
 from lmf.app import runs, sweep
-from lmf.errors import UserError, one_line
 from lmf.training import loggers
 
 log = logging.getLogger(__name__)
 
 HINT = "hydra.verbose=true shows the traceback"
-# Errors that the user or the machine has caused. All other errors are bugs and keep their traceback.
-USER_ERRORS = (UserError, HydraException, OmegaConfBaseException, MisconfigurationException)
-MACHINE_ERRORS = (MemoryError, torch.OutOfMemoryError)
-MACHINE_ERRNOS = {
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG,  # disk full, quota, file too large
-    errno.EROFS, errno.EACCES, errno.EPERM,  # read-only, not permitted
-    errno.ENODEV, errno.ENXIO, errno.EIO, errno.ESTALE,  # no device, broken device
-    errno.EMFILE, errno.ENFILE, errno.EBUSY,  # too many open files
-    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP,  # unusable file names
-}  # fmt: skip
+USER_ERRORS = (HydraException, OmegaConfBaseException, MisconfigurationException)  # those of libraries
 
 
 class JobError(CompactHydraException):
@@ -101,12 +91,7 @@ def signal_behind(error: BaseException) -> int:
 def explain(error: BaseException) -> str | None:
     """Return a one-line message for an error that the user or the machine has caused; None for a bug."""
     cause = root_cause(error)
-    caused = isinstance(error, (*USER_ERRORS, *MACHINE_ERRORS)) or isinstance(cause, MACHINE_ERRORS)
-    if not caused and not (isinstance(error, OSError) and error.errno in MACHINE_ERRNOS):
-        return None
-    if isinstance(cause, OSError) and cause.filename and cause.strerror:
-        return f"{cause.filename}: {cause.strerror}"
-    return one_line(cause, limit=1000)
+    return errors.describe(cause) if isinstance(error, USER_ERRORS) else errors.explain(cause)
 
 
 def root_cause(error: BaseException) -> BaseException:

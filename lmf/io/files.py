@@ -1,31 +1,44 @@
-"""Files that appear complete or not at all, and where cached ones go."""
+"""Files and folders that appear complete or not at all, locks, and the cache folder."""
 
 from __future__ import annotations
 
-import glob
+import functools
 import os
 import platform
+import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
 _HOST = platform.node()[:40] or "localhost"
+_TEMPORARY = re.compile(rf"\..*\.{re.escape(_HOST)}-(\d+)-[0-9a-f]{{8}}\.tmp", re.DOTALL)
+# Containers may share a folder and a host name. A process of another container looks dead from here, so that a file it
+# still writes must be recognised by its age.
+_ABANDONED = 60.0  # seconds since the last change
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8 to a file that appears complete or not at all; see `replacing`."""
+    write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a whole file; see `replacing`."""
+    """Write ``data`` to a file that appears complete or not at all; see `replacing`."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path``, renamed to it at the end of the block; a failure leaves nothing behind.
+    """Yield a temporary name beside ``path`` and rename it to ``path`` at the end of the block.
+
+    If the block fails, the temporary file is removed and ``path`` stays as it was.
 
     Raises:
-        OSError: naming ``path``, if it cannot be written.
+        OSError: if ``path`` cannot be written. The error names ``path``.
     """
     temporary = temporary_name(path)
     try:
@@ -41,9 +54,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def making_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside ``path``, renamed to it at the end of the block; a failure leaves nothing behind.
+    """Yield a temporary folder beside ``path`` and rename it to ``path`` at the end of the block.
 
-    If another process has made ``path`` in the meantime, that folder stays and the temporary one is discarded.
+    If the block fails, the temporary folder is removed. If another process has created ``path`` in the meantime, that
+    folder stays and the temporary one is discarded.
     """
     temporary = temporary_name(path)
     temporary.mkdir(parents=True)
@@ -59,35 +73,49 @@ def making_folder(path: Path) -> Iterator[Path]:
 
 
 def temporary_name(path: Path) -> Path:
-    """A new hidden name beside ``path``. What killed processes of this machine left under such names is removed."""
-    prefix = f".{path.name.encode()[:120].decode(errors='ignore')}.{_HOST}-"  # names have at most 255 bytes
-    for left in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
-        process = left.name.removeprefix(prefix).partition("-")[0]
-        if process.isdecimal() and not _alive(int(process)):
-            with suppress(OSError):  # it is gone by now, or belongs to someone else
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-    return path.with_name(f"{prefix}{os.getpid()}-{uuid4().hex[:8]}.tmp")
+    """Return a new hidden name beside ``path``.
+
+    The first call for a folder also removes temporary files that killed processes of this machine have left in it.
+    """
+    _remove_leftovers(os.path.abspath(path.parent))
+    stem = path.name.encode()[:120].decode(errors="ignore")  # names have at most 255 bytes
+    return path.with_name(f".{stem}.{_HOST}-{os.getpid()}-{uuid4().hex[:8]}.tmp")
+
+
+@functools.cache  # once per folder and process: a cache folder may hold thousands of files
+def _remove_leftovers(folder: str) -> None:
+    with suppress(OSError), os.scandir(folder) as entries:
+        found = [(Path(entry.path), int(match[1])) for entry in entries if (match := _TEMPORARY.fullmatch(entry.name))]
+        for path, process in found:
+            with suppress(OSError):  # removed by another process in the meantime, or owned by another user
+                if not _alive(process) and time.time() - _last_change(path) > _ABANDONED:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:  # another user's
         return True
     return True
 
 
+def _last_change(path: Path) -> float:
+    """Return the time of the latest change of a file, or of a folder and everything in it."""
+    return max(p.stat().st_mtime for p in (path, *path.rglob("*")))
+
+
 @contextmanager
 def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
-    """Holds the lock of ``folder`` for the block, and yields whether it does.
+    """Hold the lock of ``folder`` for the block, and yield whether it is held.
 
     The system releases the lock of a process that is killed. Systems and file systems without such locks yield False.
 
     Args:
-        folder: a folder that exists.
-        wait: wait for the process that holds the lock, instead of yielding False.
+        folder: an existing folder.
+        wait: wait for the process that holds the lock; otherwise yield False.
     """
     with ExitStack() as stack:
         ours = False
@@ -101,14 +129,11 @@ def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
         yield ours
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a whole file; see `replacing`."""
-    write_bytes(path, text.encode())
-
-
 def cache_folder() -> Path:
-    """Where compiled kernels and decoded pictures are kept: ``$LMF_CACHE``, else ``lmf`` in ``$XDG_CACHE_HOME`` or
-    ``~/.cache``."""
+    """Return the folder for compiled kernels and decoded pictures.
+
+    It is ``$LMF_CACHE`` if set, else ``lmf`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+    """
     if own := os.environ.get("LMF_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lmf"

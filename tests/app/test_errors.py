@@ -48,6 +48,12 @@ def test_caused_by_user_or_machine(error, message):
     assert "\n" not in pipeline.explain(error)
 
 
+def test_memory_that_the_cpu_does_not_have():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(1 << 50)
+    assert "allocate memory" in pipeline.explain(error.value)
+
+
 def test_instantiation_errors_show_their_root_cause():
     assert "Crop" in pipeline.explain(instantiation("lmf.data.Crop"))
     wrong = instantiation("torch.nn.Linear", in_features=1, out_features=1, colour=3)

@@ -1,4 +1,6 @@
 import errno
+import os
+import platform
 import signal
 import subprocess
 import sys
@@ -35,20 +37,59 @@ def test_the_first_of_two_makers_wins(tmp_path: Path) -> None:
     assert (tmp_path / "made/file").read_text() == "quick"
 
 
+WRITE = "import pathlib; from lmf.io.files import write_text; write_text(pathlib.Path('other'), 'whole')"
+
+
+def in_new_process(code: str, folder: Path) -> int:
+    return subprocess.run([sys.executable, "-c", code], cwd=folder).returncode
+
+
+def set_back(path: Path, seconds: float) -> None:
+    """Make ``path`` and everything in it look ``seconds`` old."""
+    then = path.stat().st_mtime - seconds
+    for changed in (path, *path.rglob("*")):
+        os.utime(changed, (then, then))
+
+
 @pytest.mark.parametrize(("writer", "half"), [(making_folder, "(t / 'file')"), (replacing, "t")])
-def test_what_a_killed_process_left_is_removed(writer, half, tmp_path: Path) -> None:
+def test_the_next_process_removes_what_a_killed_one_left(writer, half, tmp_path: Path) -> None:
     code = (
         f"import os, pathlib, signal; from lmf.io.files import {writer.__name__} as writer\n"
         "with writer(pathlib.Path('made')) as t:\n"
         f"    {half}.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == -signal.SIGKILL
-    assert len([*tmp_path.iterdir()]) == 1
+    assert in_new_process(code, tmp_path) == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert in_new_process(WRITE, tmp_path) == 0
+    assert left.exists()  # a process of another container could still be writing it
+    set_back(left, 100)
     with making_folder(tmp_path / "made") as working:
-        assert [*tmp_path.iterdir()] == [working]
-        with making_folder(tmp_path / "made"):
-            assert working.is_dir()  # in use
-    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+        set_back(working, 100)
+        assert in_new_process(WRITE, tmp_path) == 0
+        assert working.is_dir()  # its process is alive
+        assert not left.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "other"]
+
+
+def test_a_folder_that_is_still_being_filled_stays(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    working = tmp_path / f".made.{platform.node()[:40]}-{dead.pid}-0123abcd.tmp"
+    (working / "deep").mkdir(parents=True)
+    set_back(working, 100)
+    (working / "deep" / "file").write_text("just written")
+    os.utime(working / "deep", (0, 0))
+    write_text(tmp_path / "other", "whole")
+    assert (working / "deep" / "file").is_file()
+
+
+def test_writing_many_files_lists_their_folder_once(tmp_path: Path, monkeypatch) -> None:
+    listed = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: [scandir(path), listed.append(path)][0])
+    for i in range(5):
+        write_text(tmp_path / f"{i}", "whole")
+    assert listed == [str(tmp_path)]
 
 
 def test_long_names_can_be_written(tmp_path: Path) -> None:
