@@ -119,7 +119,7 @@ class SRModel(nn.Module):
         cells = [n * math.ceil(k / m) * m / k for n, k in zip(size, lr_size, strict=True)]
         return Grid((cells[0], cells[1]), (0, size[0]), (0, size[1]))
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: callers may train on the result
     def upscale(self, image: Image, *, scale: float | None = None, size: Size | None = None) -> Image:
         """Enlarge (or reduce) a picture.
 

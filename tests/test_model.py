@@ -199,3 +199,11 @@ def test_threads_agree_with_one(training):
     for expected, found in zip(alone * 4, together, strict=True):
         torch.testing.assert_close(found, expected)
     assert all(module.training is training for module in model.modules())
+
+
+def test_the_result_of_upscale_can_be_trained_on():
+    enlarged = SRModel(encoders.Identity(), decoders.Bicubic()).upscale(torch.rand(1, 3, 5, 7), scale=2)
+    assert not enlarged.is_inference()
+    factor = torch.ones((), requires_grad=True)
+    (enlarged * factor).sum().backward()
+    assert factor.grad == enlarged.sum()

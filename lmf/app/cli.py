@@ -19,7 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 import lmf
-from lmf.errors import UserError, needed, one_line
+from lmf import io
+from lmf.checkpoint import find
+from lmf.errors import UserError, explain, needed, one_line
+from lmf.inference import files, tiling
+from lmf.precision import autocast
+from lmf.renderers.cmsr import CMSR, tables
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +48,8 @@ Enlarge pictures by any factor. Train and evaluate the models that do it.
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command.
 
-    A `UserError` is printed as one line and ends the process with status 1, Ctrl-C ends it with status 130.
+    An error that the user or the machine has caused is printed as one line and ends the process with status 1. Ctrl-C
+    ends it with status 130.
 
     Args:
         arguments: command-line arguments; those of the process by default.
@@ -59,10 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"lmf {lmf.__version__}")
         else:
             compose_and_run(arguments)
-    except UserError as error:
-        fail(one_line(error, limit=1000))
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        message = explain(error)
+        if message is None:  # a bug
+            raise
+        fail(message)
 
 
 def fail(message: str, status: int = 1) -> NoReturn:
@@ -86,24 +95,22 @@ def upscale(arguments: Sequence[str]) -> None:
         UserError: if an option is invalid, two inputs have the same output, or a picture fails.
     """
     options = upscale_parser().parse_args(arguments)
-    from lmf.inference import files  # imported late so that --help is fast
-
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    files.check_request(options.scale, options.size, options.format, options.quality)
-    if options.tile < 1:
-        raise UserError(f"--tile must be at least 1 pixel, got {options.tile}")
-    jobs: dict[Path, Path] = {}
-    for source in options.inputs:
-        for file, destination in files.plan(
-            source, options.output, options.scale, options.size, options.format, options.overwrite
-        ):
-            if jobs.setdefault(destination, file) != file:
-                raise UserError(f"{jobs[destination]} and {file} would both become {destination}; rename one")
-    model = lmf.load(options.model, trust=options.trust, device=device(options.device))
-    pairs = [(file, destination) for destination, file in jobs.items()]
-    failed = files.run(model, pairs, scale=options.scale, size=options.size, quality=options.quality, tile=options.tile)
-    if failed:
-        raise UserError(f"{failed} of {len(pairs)} pictures failed; the errors are listed above")
+    written = {name: getattr(options, name) for name in ("quality", "subsampling", "max_pixels", "tile")}
+    files.check_request(options.scale, options.size, options.format, **written)
+    target = device(options.device)
+    context = autocast(options.precision, target)
+    jobs = files.plan(options.inputs, options.output, options.scale, options.size, options.format, options.overwrite)
+    cmsr = {name: getattr(options, name) for name in ("precision_db", "budget")}
+    renderer = None
+    if any(value is not None for value in cmsr.values()):
+        renderer = CMSR(tables.beside(find(options.model)), **cmsr)
+    model = lmf.load(options.model, trust=options.trust, device=target)
+    if renderer is not None:
+        renderer.check(model)
+        model.renderer = renderer
+    failed = files.run(model, jobs, scale=options.scale, size=options.size, **written, autocast=context)
+    files.check_failed(failed, len(jobs))
 
 
 def upscale_parser() -> Parser:
@@ -111,6 +118,7 @@ def upscale_parser() -> Parser:
     parser = Parser(
         prog="lmf upscale",
         description="Enlarge pictures. File names may contain any characters.",
+        epilog="`lmf task=upscale` takes these options and more as KEY=VALUE; `lmf task=upscale --cfg job` lists them.",
         allow_abbrev=False,
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="a picture, a folder, or a glob in quotes")
@@ -131,9 +139,19 @@ def upscale_parser() -> Parser:
         default="lm_liif_edsr",
         help="a name from `lmf models`, a run folder or a checkpoint (default: %(default)s)",
     )
-    parser.add_argument("--format", help="png, jpg, webp or tif (default: the format of the input)")
+    formats = ", ".join(suffix[1:] for suffix in io.WRITABLE)
     parser.add_argument(
-        "--quality", type=int, default=95, help="quality of jpg and webp, 1 to 100 (default: %(default)s)"
+        "--format", help=f"{formats} (default: the format of the input, or png if it is not one of these)"
+    )
+    parser.add_argument(
+        "--quality", type=int, default=95, help="quality of jpg, webp and avif, 1 to 100 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--subsampling",
+        help="chroma of jpg and avif: 4:4:4, 4:2:2 or 4:2:0 (default: 4:4:4 from quality 90 on, else 4:2:0)",
+    )
+    parser.add_argument(
+        "--max-pixels", type=int, default=io.MAX_PIXELS, help="refuse larger inputs (default: %(default)s)"
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace existing outputs (default: skip their inputs)"
@@ -141,8 +159,24 @@ def upscale_parser() -> Parser:
     parser.add_argument(
         "--tile",
         type=int,
-        default=768,
+        default=tiling.TILE,
         help="side of a tile in input pixels; smaller tiles need less memory (default: %(default)s)",
+    )
+    parser.add_argument("--precision", default="32-true", help="32-true, bf16-mixed or 16-mixed (default: %(default)s)")
+    dial = parser.add_mutually_exclusive_group()
+    dial.add_argument(
+        "--cmsr-precision-db",
+        dest="precision_db",
+        type=float,
+        metavar="DB",
+        help="render flat regions more coarsely (CMSR), with this PSNR to dense rendering on each picture, e.g. 50",
+    )
+    dial.add_argument(
+        "--cmsr-budget",
+        dest="budget",
+        type=float,
+        metavar="SHARE",
+        help="render flat regions more coarsely (CMSR), at most this share of the pixels, such as 0.3",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: an accelerator if available)")
     parser.add_argument(

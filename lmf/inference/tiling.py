@@ -1,4 +1,4 @@
-"""Enlarging pictures of any size in bounded memory: features by tile, latents by strip, colours by band of rows.
+"""Enlarges pictures of any size in bounded memory: features by tile, latents by strip, colours by band of rows.
 
 The result equals `SRModel.render` up to float32 rounding. Tiles and strips overlap by the ``receptive_field`` of the
 encoder and the decoder, and coordinates keep their rounding (`lmf.grid.Strip`). If a decoder has no receptive field
@@ -20,9 +20,9 @@ from lmf.grid import Size
 from lmf.model import SRModel
 from lmf.renderers import Renderer
 
-TILE = 768
+TILE = 768  # side of a tile in LR pixels
 LATENTS = 1 << 18  # per strip
-PIXELS = 1 << 22  # per band
+PIXELS = 1 << 22  # output pixels per band
 
 
 def bands(

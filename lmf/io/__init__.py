@@ -1,20 +1,27 @@
-"""Pictures in files and in memory."""
+"""Reads, writes and converts pictures in files and in memory."""
 
 from lmf.io.convert import Parts, decompose
-from lmf.io.formats import FORMATS, SUFFIXES, WRITABLE, ImageError, check_options, check_suffix, is_lossy
+from lmf.io.formats import (
+    FORMATS,
+    SUFFIXES,
+    WRITABLE,
+    ImageError,
+    check_options,
+    check_suffix,
+    check_writable,
+    is_lossy,
+)
 from lmf.io.listing import list_pictures
 from lmf.io.metadata import Metadata
 from lmf.io.pictures import (
     MAX_PIXELS,
     Header,
     Picture,
-    check_writable,
     read,
     read_header,
     read_pages,
     read_size,
     write,
-    write_bands,
     write_pages,
 )
 from lmf.io.tiff_writer import Page
@@ -41,6 +48,5 @@ __all__ = [
     "read_pages",
     "read_size",
     "write",
-    "write_bands",
     "write_pages",
 ]

@@ -1,7 +1,8 @@
-"""Picture formats: how a file shows which it is, and what each can hold."""
+"""Picture formats: how to recognise them and what each can hold."""
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,39 +13,41 @@ from lmf.errors import UserError
 
 _AVIF = bool(features.check("avif"))
 _HEIF = "HEIF" in PIL.OPEN  # where a plugin has registered it
-_FORMATS = {
-    "PNG": (".png", ".apng"),
-    "JPEG": (".jpg", ".jpeg", ".jfif", ".jpe"),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-    "AVIF": (".avif",) if _AVIF else (),
-    "HEIF": (".heic", ".heif") if _HEIF else (),
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "JPEG2000": (".jp2", ".j2k"),
+_FORMATS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # suffixes to read and write, and to read only
+    "PNG": ((".png",), (".apng",)),
+    "TIFF": ((".tif", ".tiff"), ()),
+    "JPEG": ((".jpg", ".jpeg"), (".jfif", ".jpe")),
+    "WEBP": ((".webp",), ()),
+    "AVIF": ((".avif",) if _AVIF else (), ()),
+    "HEIF": ((".heic", ".heif") if _HEIF else (), ()),
+    "BMP": ((), (".bmp",)),
+    "GIF": ((), (".gif",)),
+    "PPM": ((), (".ppm", ".pgm", ".pbm", ".pnm")),
+    "JPEG2000": ((), (".jp2", ".j2k")),
 }
-FORMATS = {suffix: name for name, suffixes in _FORMATS.items() for suffix in suffixes}
+FORMATS = {suffix: name for name, suffixes in _FORMATS.items() for suffix in chain(*suffixes)}
+"""The format that each suffix stands for."""
+
 SUFFIXES = tuple(FORMATS)
-"""Suffixes of the files that `lmf.io.read` takes for pictures."""
+"""Suffixes of the files that `list_pictures` lists."""
 
-WRITABLE = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp", *_FORMATS["AVIF"], *_FORMATS["HEIF"])
-"""Suffixes that `lmf.io.write` knows."""
+WRITABLE = tuple(suffix for written, _ in _FORMATS.values() for suffix in written)
+"""Suffixes that `write` accepts."""
 
-_LOSSY = {"JPEG": 65535, "WEBP": 16383, "AVIF": 65535, "HEIF": 16384}  # with the most pixels a side
+_LOSSY = {"JPEG": 65535, "WEBP": 16383, "AVIF": 65535, "HEIF": 16384}  # the largest side in pixels
 _SUBSAMPLING = ("4:4:4", "4:2:2", "4:2:0")
 
 
 class ImageError(UserError):
-    """A picture that cannot be understood, read or written."""
+    """Raised if a picture is damaged, not supported, or cannot be read or written."""
 
 
 def sniff(path: Path) -> str:
-    """The format of a file by its first bytes, whatever its suffix.
+    """Return the format of a file by its first bytes, whatever its suffix.
 
     Raises:
-        ImageError: none that is known.
-        OSError: a file that cannot be read.
+        ImageError: if the format is unknown, or the installed Pillow cannot read it.
+        OSError: if the file cannot be read.
     """
     with path.open("rb") as file:
         head = file.read(32)
@@ -55,9 +58,9 @@ def sniff(path: Path) -> str:
     else:
         name = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "")
     if not name:
-        known = ", ".join(name for name, suffixes in _FORMATS.items() if suffixes)
+        known = ", ".join(dict.fromkeys(FORMATS.values()))
         raise ImageError(f"it is none of {known}" if head else "the file is empty")
-    if not _FORMATS[name]:
+    if name not in FORMATS.values():
         raise ImageError(f"the installed Pillow does not read {name}; convert it to PNG first")
     return name
 
@@ -85,19 +88,27 @@ def _sniff_ftyp(head: bytes) -> str:
 
 
 def is_lossy(suffix: str) -> bool:
-    """Whether pictures written with ``suffix`` lose detail."""
+    """Return whether files with ``suffix`` are compressed with loss."""
     return FORMATS.get(suffix.lower()) in _LOSSY
 
 
 def check_writable(
-    path: Path, shape: tuple[int, ...], dtype: np.dtype, quality: int = 95, subsampling: str | None = None
+    path: str | Path, shape: tuple[int, ...], dtype: np.dtype, quality: int = 95, subsampling: str | None = None
 ) -> None:
-    """Refuses what the format named by the suffix of ``path`` cannot hold.
+    """Check that `write` can write a picture, before there is one.
+
+    Args:
+        path: the file. Its suffix decides the format.
+        shape: (H, W[, C]).
+        dtype: uint8 or uint16.
+        quality: see `write`.
+        subsampling: see `write`.
 
     Raises:
-        ImageError: naming the file.
+        ImageError: if the suffix or an option is unknown, or if the format holds no alpha, no 16 bits or no sides of
+            this length. The message names the file.
     """
-    suffix = path.suffix.lower()
+    suffix = Path(path).suffix.lower()
     check_suffix(path)
     check_options(quality, subsampling)
     name = FORMATS[suffix]
@@ -113,23 +124,23 @@ def check_writable(
                          f"write .png or .tif")  # fmt: skip
 
 
-def check_suffix(path: Path) -> None:
-    """Refuses suffixes that are not in `WRITABLE`.
+def check_suffix(path: str | Path) -> None:
+    """Check that the suffix of ``path`` is in `WRITABLE`.
 
     Raises:
-        ImageError: naming the file.
+        ImageError: if not. The message names the file.
     """
-    if path.suffix.lower() not in WRITABLE:
+    if Path(path).suffix.lower() not in WRITABLE:
         raise ImageError(f"cannot write {path}: the suffix must be one of {', '.join(WRITABLE)}")
 
 
 def check_options(quality: int, subsampling: str | None) -> None:
-    """Refuses settings of lossy formats that do not exist.
+    """Check the options of lossy formats.
 
     Raises:
-        ImageError: quality out of range, unknown subsampling.
+        ImageError: if ``quality`` is not a whole number from 1 to 100, or ``subsampling`` is unknown.
     """
-    if not 1 <= quality <= 100:
-        raise ImageError(f"quality must be between 1 and 100, got {quality}")
+    if type(quality) is not int or not 1 <= quality <= 100:
+        raise ImageError(f"quality must be a whole number between 1 and 100, got {quality!r}")
     if subsampling is not None and subsampling not in _SUBSAMPLING:
         raise ImageError(f"subsampling must be one of {', '.join(_SUBSAMPLING)}, got {subsampling!r}")

@@ -1,4 +1,4 @@
-"""Picture files below a folder."""
+"""Lists the picture files below a folder."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import os
 from collections import deque
 from pathlib import Path
 
+from lmf.errors import reason
 from lmf.io.formats import SUFFIXES, ImageError
 
 
 def list_pictures(root: str | Path) -> list[Path]:
-    """All picture files below ``root``, at any depth, sorted by path.
+    """Return all picture files below ``root``, at any depth, sorted by path.
 
-    Symbolic links are followed. A folder that several links lead to is listed once, under its own path where that is
-    below ``root``, so that loops end. Hidden files and folders are left out.
+    Symbolic links are followed. A folder that several links lead to is listed once, under its own path if that is below
+    ``root``, so that loops end. Hidden files and folders are left out.
 
     Raises:
-        ImageError: a folder that cannot be read.
+        ImageError: if a folder cannot be read.
     """
     found, seen = [], set()
     folders = deque([Path(root)])
@@ -30,7 +31,7 @@ def list_pictures(root: str | Path) -> list[Path]:
             with os.scandir(folder) as scan:
                 entries = [entry for entry in scan if not entry.name.startswith(".")]
         except OSError as error:
-            raise ImageError(f"cannot list {folder}: {error.strerror or error}") from error
+            raise ImageError(f"cannot list {folder}: {reason(error)}") from error
         for entry in entries:
             path = folder / entry.name
             if entry.is_dir():  # links last, so that a folder's own path comes first

@@ -1,4 +1,4 @@
-"""Picture files: reading, writing, and what they say beside their pixels."""
+"""Reads and writes picture files and their metadata."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lmf.errors import reason
 from lmf.io import formats, netpbm, pil, png, tiff, tiff_writer, webp
 from lmf.io.convert import check_array
 from lmf.io.files import replacing
@@ -19,15 +20,15 @@ from lmf.io.metadata import Metadata, orientation_of
 from lmf.io.tiff_writer import Page
 
 MAX_PIXELS = 2**31
-"""The most pixels that a picture may have by default."""
+"""Default limit on the number of pixels of a picture."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as read from a file.
+    """A picture read from a file.
 
-    Args:
-        pixels: uint8 or uint16, upright, (H, W) grey, or (H, W, C) with C = 2 grey + alpha, 3 RGB, 4 RGBA.
+    Attributes:
+        pixels: uint8 or uint16, upright; (H, W) grey, or (H, W, C) with C = 2 grey + alpha, 3 RGB, 4 RGBA.
         metadata: colour profile, EXIF, XMP and resolution, upright like the pixels.
     """
 
@@ -37,15 +38,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says before its pixels.
+    """The header of a picture file.
 
-    Args:
+    Attributes:
         format: "PNG", "JPEG", "TIFF", "WEBP", "AVIF", "HEIF", "BMP", "GIF", "PPM" or "JPEG2000", by its content.
-        size: (height, width) of the first page, stored.
+        size: stored (height, width) of the first page.
         orientation: EXIF orientation, 1 to 8.
-        metadata: of the first page, as stored.
-        pages: how many there are; 1 but for TIFF.
-        deep: more than 8 bits a channel; known of PNG, TIFF and AVIF.
+        metadata: stored metadata of the first page.
+        pages: number of pages; always 1 except for TIFF.
+        deep: whether it has more than 8 bits per channel; always False except for PNG, TIFF and AVIF.
     """
 
     format: str
@@ -57,14 +58,21 @@ class Header:
 
 
 def read(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Reads the picture in a file: uint8 or uint16, (H, W) grey, or (H, W, C) with C = 2 grey + alpha, 3 RGB, 4 RGBA.
+    """Read a picture file.
 
-    The content decides the format, not the suffix. 16-bit files keep their depth; EXIF orientation is applied;
-    palettes become RGB(A), CMYK becomes RGB.
+    The content decides the format, not the suffix. 16-bit files keep their depth. EXIF orientation is applied. Palettes
+    become RGB or RGBA, CMYK becomes RGB.
+
+    Args:
+        path: the file.
+        max_pixels: largest number of pixels to accept.
+
+    Returns:
+        uint8 or uint16; (H, W) grey, or (H, W, C) with C = 2 grey + alpha, 3 RGB, 4 RGBA.
 
     Raises:
-        ImageError: naming the file, if it is missing, truncated, damaged, has more than ``max_pixels`` pixels or
-            several pages or frames, or is no 8- or 16-bit picture.
+        ImageError: if the file is missing, truncated or damaged, has more than ``max_pixels`` pixels or several pages
+            or frames, or has neither 8 nor 16 bits per channel. The message names the file.
     """
     path = Path(path)
     header = read_header(path)
@@ -74,30 +82,30 @@ def read(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def read_pages(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Picture]:
-    """Reads the pages of a TIFF file one after the other; other files have one.
+    """Read the pages of a TIFF file one by one; files of other formats have one page.
 
     Raises:
-        ImageError: see `read`.
+        ImageError: as in `read`.
     """
     path = Path(path)
     return _pages(path, read_header(path), max_pixels)
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
-    """Reads the (height, width) of the picture that `read` would give, from the header of the file alone.
+    """Read the (height, width) of the picture that `read` returns, from the header alone.
 
     Raises:
-        ImageError: naming the file, if it is missing or has no readable header.
+        ImageError: if the file is missing or has no readable header. The message names the file.
     """
     header = read_header(path)
     return header.size[::-1] if header.orientation in (5, 6, 7, 8) else header.size
 
 
 def read_header(path: str | Path) -> Header:
-    """Reads what a file says before its pixels.
+    """Read the header of a picture file.
 
     Raises:
-        ImageError: naming the file, if it is missing, has no readable header or is an animation.
+        ImageError: if the file is missing, has no readable header or is an animation. The message names the file.
     """
     path = Path(path)
     with _translated(path):
@@ -170,40 +178,40 @@ def write(
     subsampling: str | None = None,
     metadata: Metadata | None = None,
 ) -> None:
-    """Writes uint8 or uint16 ``array`` (H, W[, C]), C = 1 .. 4, in the format named by the suffix of ``path``.
-
-    The file appears complete or not at all.
+    """Write a picture file, which appears complete or not at all.
 
     Args:
-        quality: 1 to 100, of JPEG, WebP and AVIF.
-        subsampling: resolution of colours in JPEG and AVIF, "4:4:4", "4:2:2" or "4:2:0"; by default "4:4:4" from
-            quality 90 on, else "4:2:0".
+        path: the file. Its suffix decides the format.
+        array: uint8 or uint16 (H, W[, C]) with C = 1 to 4.
+        quality: quality of JPEG, WebP and AVIF, 1 to 100.
+        subsampling: resolution of the chroma of JPEG and AVIF, "4:4:4", "4:2:2" or "4:2:0". By default it is "4:4:4"
+            from quality 90 on, else "4:2:0".
         metadata: colour profile, EXIF, XMP and resolution.
 
     Raises:
-        ImageError: see `check_writable`; a file that cannot be written.
+        ImageError: if the format cannot hold the picture, see `check_writable`, or the file cannot be written.
     """
     check_array(array)
     page = Page([array], array.shape, array.dtype, metadata or Metadata())
     write_pages(path, [page], quality=quality, subsampling=subsampling)
 
 
-def write_bands(
-    path: str | Path, bands: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, quality: int = 95
-) -> None:
-    """Writes a picture of ``shape`` that comes as ``bands`` of rows, top to bottom; see `write_pages`."""
-    write_pages(path, [Page(bands, shape, np.dtype(dtype))], quality=quality)
-
-
 def write_pages(
     path: str | Path, pages: Iterable[Page], count: int = 1, quality: int = 95, subsampling: str | None = None
 ) -> None:
-    """Writes ``pages``, ``count`` of them, several only as TIFF.
+    """Write a picture file page by page; only TIFF holds several pages.
 
-    PNG and TIFF are written band by band, so that no page is ever whole in memory; other formats need all bands.
+    PNG and TIFF are written band by band, so that a page is never in memory as a whole. Other formats need all bands.
+
+    Args:
+        path: the file. Its suffix decides the format.
+        pages: the pages.
+        count: number of ``pages``.
+        quality: see `write`.
+        subsampling: see `write`.
 
     Raises:
-        ImageError: see `write`; several pages in another format than TIFF.
+        ImageError: as in `write`, or if another format than TIFF should hold several pages.
     """
     path = Path(path)
     formats.check_suffix(path)
@@ -214,7 +222,7 @@ def write_pages(
 
     def checked() -> Iterator[Page]:
         for page in pages:
-            check_writable(path, page.shape, page.dtype, quality, subsampling)
+            formats.check_writable(path, page.shape, page.dtype, quality, subsampling)
             yield page
 
     rest = checked()
@@ -232,23 +240,12 @@ def write_pages(
                     array = np.concatenate(list(first.bands))
                     pil.encode(file, name, array, first.metadata, quality, subsampling)
     except OSError as error:
-        raise ImageError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def check_writable(
-    path: str | Path, shape: tuple[int, ...], dtype: np.dtype, quality: int = 95, subsampling: str | None = None
-) -> None:
-    """Refuses what `write` could not write, before there is a picture.
-
-    Raises:
-        ImageError: unknown suffix; alpha, 16 bits or sides that the format does not hold; settings out of range.
-    """
-    formats.check_writable(Path(path), shape, np.dtype(dtype), quality, subsampling)
+        raise ImageError(f"cannot write {path}: {reason(error)}") from error
 
 
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
-    """Makes one kind of error of what decoders raise: OSError, SyntaxError, struct.error, Exception."""
+    """Convert the errors of decoders to `ImageError`; they raise OSError, SyntaxError, struct.error and others."""
     try:
         yield
     except FileNotFoundError:

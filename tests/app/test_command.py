@@ -1,11 +1,15 @@
 """Tests of the command `lmf`: subcommands, file names on the command line, and error messages."""
 
+import errno
+import inspect
 import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
@@ -13,6 +17,8 @@ import lmf
 from lmf.app import cli
 from lmf.app.overrides import quote, quoted, readable
 from lmf.errors import MissingExtra, UserError, needed
+from lmf.inference import files
+from lmf.renderers import Dense
 
 from ..conftest import ROOT, TINY
 
@@ -101,6 +107,71 @@ def test_upscale(pictures, model):
     assert np.abs(made - expected).max() <= 1
 
 
+@pytest.fixture
+def compared(pictures, monkeypatch):
+    """Return a function that runs ``lmf upscale`` and returns the models that it ran."""
+    models = []
+    run = files.run
+    monkeypatch.setattr(
+        files, "run", lambda model, *args, **kwargs: [models.append(model), run(model, *args, **kwargs)][1]
+    )
+    return lambda *options: [cli.main(["upscale", "photo (1).png", "-s", "8", *options]), models.pop()][1]
+
+
+def test_upscale_renders_coarsely_if_asked(compared):
+    dense = compared("-o", "dense.png")
+    exact, cheap = (
+        compared("-o", "exact.png", "--cmsr-precision-db", "50"),
+        compared("-o", "a.png", "--cmsr-budget", "0.4"),
+    )
+    assert isinstance(dense.renderer, Dense)
+    assert exact.renderer.settings["precision_db"] == 50
+    assert cheap.renderer.settings["budget"] == 0.4
+    read = [np.asarray(Image.open(name)).astype(float) for name in ("dense.png", "exact.png")]
+    assert ((read[0] - read[1]) ** 2).mean() <= 255**2 * 10**-5
+
+
+def test_upscale_needs_tables_to_render_coarsely(pictures, model, capsys):
+    lmf.save(model, "own.safetensors")
+    _, text = fails(capsys, "upscale", "photo (1).png", "-s", "8", "-m", "own.safetensors", "--cmsr-budget", "0.4")
+    assert "own.cmsr.yaml: no such tables" in text
+
+
+def test_upscale_writes_as_it_is_told(pictures):
+    cli.main(
+        ["upscale", "photo (1).png", "-s", "2", "-o", "a.jpg", "--subsampling", "4:2:0", "--precision", "bf16-mixed"]
+    )
+    with Image.open("a.jpg") as image:
+        assert [layer[1:3] for layer in image.layer] == [(2, 2), (1, 1), (1, 1)]
+
+
+def test_defaults_are_the_same_everywhere():
+    function = {name: p.default for name, p in inspect.signature(lmf.inference.upscale_files).parameters.items()}
+    config = yaml.safe_load((ROOT / "conf/task/upscale.yaml").read_text())
+    options = vars(cli.upscale_parser().parse_args(["a.png", "-s", "2"]))
+    for name in ("output", "quality", "subsampling", "max_pixels", "tile", "overwrite"):
+        assert function[name] == config[name] == options[name], name
+    assert options["model"] == config["task"]["pretrained"]
+    assert options["precision"] == yaml.safe_load((ROOT / "conf/config.yaml").read_text())["precision"]
+
+
+def test_a_bug_keeps_its_traceback(pictures, monkeypatch):
+    monkeypatch.setattr(files, "run", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["upscale", "photo (1).png", "--scale", "2"])
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), torch.OutOfMemoryError("of memory")]
+)
+def test_a_full_disk_or_memory_is_one_line(pictures, monkeypatch, capsys, error):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(files, "run", fail)
+    assert fails(capsys, "upscale", "photo (1).png", "--scale", "2") == (1, f"ERROR: {error}\n")
+
+
 def test_upscale_takes_files_folders_and_globs(pictures):
     cli.main(["upscale", "a=b,#ü 図 [1].png", "folder", "photo*.png", "-s", "2", "--format", "jpg"])
     made = sorted(str(path.relative_to(pictures / "upscaled")) for path in (pictures / "upscaled").rglob("*.*"))
@@ -129,10 +200,24 @@ def fails(capsys, *arguments):
         (["photo (1).png", "--scale", "-1"], 1, "positive"),
         (["photo (1).png", "--scale", "2", "--model", "nothing"], 1, "nothing"),
         (["photo (1).png", "--scale", "2", "--format", "gif"], 1, "gif"),
-        (["photo (1).png", "--scale", "2", "--tile", "0"], 1, "--tile"),
+        (["photo (1).png", "--scale", "2", "--tile", "0"], 1, "tile must be a positive whole number, got 0"),
         (["photo (1).png", "--scale", "2", "--device", "cuda:99"], 1, "--device cuda:99"),
         (["photo (1).png", "folder/../photo (1).png", "--scale", "2"], 1, "would both become"),
-        (["photo (1).png", "folder", "--scale", "2", "-o", "one.png"], 1, "would both become one.png"),
+        (
+            ["photo (1).png", "folder", "--scale", "2", "-o", "one.png"],
+            1,
+            "the output one.png is one file, but there are 2 inputs; give a folder",
+        ),
+        (["photo (1).png", "--scale", "2", "-o", "photo (1).png", "--overwrite"], 1, "would replace its input"),
+        (["", "--scale", "2"], 1, "the input is an empty name"),
+        (["photo (1).png", "--scale", "2", "--quality", "101"], 1, "quality"),
+        (["photo (1).png", "--scale", "2", "--subsampling", "4:1:1"], 1, "subsampling"),
+        (["photo (1).png", "--scale", "2", "--max-pixels", "0"], 1, "max_pixels"),
+        (["photo (1).png", "--scale", "2", "--precision", "8", "--model", "nothing"], 1, "precision must be one of"),
+        (["photo (1).png", "--scale", "2", "--cmsr-budget", "2"], 1, "budget must be a share"),
+        (["photo (1).png", "--scale", "2", "--cmsr-budget", "0.5", "--cmsr-precision-db", "50"], 2, "not allowed with"),
+        (["x" * 300 + ".png", "--scale", "2"], 1, "File name too long"),
+        (["photo (1).png", "--scale", "2", "-o", "y" * 300], 1, "File name too long"),
         (["photo (1).png"], 2, "--scale"),
         (["photo (1).png", "--scale", "2", "--size", "4x4"], 2, "not allowed with"),
         (["photo (1).png", "--size", "30"], 2, "WIDTHxHEIGHT"),

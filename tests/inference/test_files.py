@@ -1,4 +1,4 @@
-"""Enlarging files: what is listed, what becomes of it, what is said."""
+"""Tests of enlarging files: which are listed, what is written and what is logged."""
 
 import os
 from io import BytesIO
@@ -13,7 +13,8 @@ from PIL import Image
 from lmf import SRModel, io
 from lmf.decoders.bicubic import Bicubic
 from lmf.encoders.identity import Identity
-from lmf.inference import files
+from lmf.errors import UserError
+from lmf.inference import files, upscale_files
 
 from ..io import corpus
 
@@ -132,6 +133,109 @@ def test_linked_folders(tmp_path, model, pictures):
     assert [source.name for source, _ in jobs] == ["1.png", "2.png", "3.png"]
 
 
+@pytest.fixture
+def photos(tmp_path, monkeypatch, pictures):
+    """Create photos/a.png and photos/b/c.png in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b/c.png"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pictures["grey.png"])
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        (".", "upscaled"),
+        ("photos", "photos/out"),
+        ("photos", "photos"),
+        ("photos", "."),
+        ("**/*.png", "upscaled"),
+        ("photos/*.png", "photos"),
+        (["photos", "photos/a.png"], "photos/out"),
+    ],
+)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_outputs_are_not_inputs_of_the_next_run(photos, source, output, overwrite, model):
+    options = {"scale": 2, "overwrite": overwrite}
+    first = upscale_files(model, source, output, **options)
+    assert first
+    everything = sorted(Path().rglob("*.png"))
+    assert upscale_files(model, source, output, **options) == (first if overwrite else [])
+    assert sorted(Path().rglob("*.png")) == everything
+
+
+def test_pictures_in_the_output_folder_can_be_named(photos, model):
+    assert upscale_files(model, "photos/b/c.png", "photos", scale=2) == [Path("photos/c_x2.png")]
+    assert upscale_files(model, "photos/b", "photos/b", scale=2) == [Path("photos/b/c_x2.png")]
+
+
+@pytest.mark.parametrize("output", ["photos/a.png", "photos/../photos/a.png", "link.png"])
+def test_an_input_is_not_replaced(photos, output, model, pictures):
+    Path("link.png").symlink_to("photos/a.png")
+    with pytest.raises(UserError, match="would replace its input"):
+        upscale_files(model, "photos/a.png", output, scale=2, overwrite=True)
+    assert (photos / "a.png").read_bytes() == pictures["grey.png"]
+
+
+@pytest.mark.parametrize(("source", "output"), [("", "out"), ("photos", ""), (["photos", ""], "out")])
+def test_empty_names_are_refused(photos, source, output):
+    with pytest.raises(UserError, match="is an empty name"):
+        files.plan(source, output, 2, None)
+
+
+def test_names_show_width_by_height(photos, model):
+    (path,) = upscale_files(model, "photos/a.png", "out", size=(50, 70))
+    assert path == Path("out/a_70x50.png")
+    assert Image.open(path).size == (70, 50)
+
+
+def test_several_inputs_do_not_become_one_file(photos):
+    with pytest.raises(UserError, match=r"the output out.png is one file, but there are 2 inputs; give a folder"):
+        files.plan(["photos/a.png", "photos/b/c.png"], "out.png", 2, None)
+
+
+def out_of_cpu_memory():
+    torch.empty(1 << 50)
+
+
+def out_of_cuda_memory():
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("fail", [out_of_cpu_memory, out_of_cuda_memory])
+def test_a_picture_that_does_not_fit_in_memory_does_not_end_the_others(photos, model, fail, monkeypatch, caplog):
+    enlarged = files.enlarged
+
+    def enlarge(model, picture, size, tile, renderer):
+        yield from enlarged(model, picture, size, tile, renderer)
+        if failing:
+            failing.pop()()
+
+    failing = [fail]
+    monkeypatch.setattr(files, "enlarged", enlarge)
+    monkeypatch.setattr(
+        files, "plan", lambda *_: [(photos / "a.png", Path("1.png")), (photos / "a.png", Path("2.png"))]
+    )
+    with pytest.raises(UserError, match="1 of 2 pictures failed"):
+        upscale_files(model, "photos", scale=2)
+    assert "memory" in caplog.text
+    assert [path.name for path in Path().glob("*.png")] == ["2.png"]
+
+
+@pytest.mark.parametrize("kind", [ValueError, AttributeError, RuntimeError])
+def test_a_bug_ends_the_run_and_leaves_nothing(photos, model, kind, monkeypatch):
+    def enlarged(*_):
+        raise kind("a bug")
+        yield
+
+    monkeypatch.setattr(files, "enlarged", enlarged)
+    with pytest.raises(kind, match="a bug"):
+        upscale_files(model, "photos/a.png", "out", scale=2)
+    assert os.listdir("out") == []
+
+
 def test_max_pixels(tmp_path, model, pictures, caplog):
     (tmp_path / "a.png").write_bytes(pictures["rgb.png"])
     assert run(model, tmp_path / "a.png", tmp_path / "out", max_pixels=1000) == 1
@@ -149,7 +253,17 @@ def test_outputs_that_cannot_be_written_are_refused_at_once(tmp_path, pictures):
     ("options", "message"),
     [
         ({"fmt": "bmp"}, "format must be one of png"),
-        ({"quality": 0}, "quality must be between 1 and 100, got 0"),
+        ({"quality": 0}, "quality must be a whole number between 1 and 100, got 0"),
+        ({"quality": "abc"}, "quality must be a whole number between 1 and 100, got 'abc'"),
+        ({"quality": None}, "quality must be a whole number between 1 and 100, got None"),
+        ({"quality": 95.5}, "quality must be a whole number between 1 and 100, got 95.5"),
+        ({"scale": True}, "scale must be a positive number, got True"),
+        ({"scale": "2"}, "scale must be a positive number, got '2'"),
+        ({"scale": None, "size": 30}, "size must be .* got 30"),
+        ({"scale": None, "size": "30"}, "size must be .* got '30'"),
+        ({"scale": None, "size": [30, True]}, "size must be .* got"),
+        ({"tile": 0}, "tile must be a positive whole number, got 0"),
+        ({"tile": 768.0}, "tile must be a positive whole number, got 768.0"),
         ({"subsampling": "4:1:1"}, "subsampling must be one of 4:4:4, 4:2:2, 4:2:0, got '4:1:1'"),
         ({"max_pixels": 0}, "max_pixels must be a positive whole number, got 0"),
     ],

@@ -154,7 +154,7 @@ def test_files_written_in_bands(tmp_path, suffix, dtype, channels):
     top = np.iinfo(dtype).max
     array = (np.random.default_rng(0).random((620, 450, *channels)) * top).astype(dtype)  # several strips of TIFF
     path = tmp_path / f"a{suffix}"
-    io.write_bands(path, (array[i : i + 7] for i in range(0, 620, 7)), array.shape, array.dtype)
+    io.write_pages(path, [io.Page((array[i : i + 7] for i in range(0, 620, 7)), array.shape, array.dtype)])
     np.testing.assert_array_equal(io.read(path), array)
     if dtype == "uint8":
         np.testing.assert_array_equal(np.asarray(Image.open(path)), array)
@@ -178,7 +178,7 @@ def test_failure_in_the_middle_leaves_nothing(tmp_path, suffix):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(io.ImageError, match="No space left"):
-        io.write_bands(tmp_path / f"a{suffix}", bands(), (8, 6, 3), np.uint8)
+        io.write_pages(tmp_path / f"a{suffix}", [io.Page(bands(), (8, 6, 3), np.dtype(np.uint8))])
     assert not os.listdir(tmp_path)
 
 

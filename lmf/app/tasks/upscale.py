@@ -7,7 +7,6 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lmf.app.tasks.common import device_of, load
-from lmf.errors import UserError
 from lmf.inference import files
 from lmf.precision import autocast
 
@@ -22,19 +21,18 @@ def run(config: DictConfig) -> None:
         "quality": config.quality,
         "subsampling": config.subsampling,
         "max_pixels": config.max_pixels,
+        "tile": config.tile,
     }
     files.check_request(config.scale, config.size, config.format, **options)
     jobs = files.plan(config.input, config.output, config.scale, config.size, config.format, config.overwrite)
-    size = list(config.size) if config.size else None
     device = device_of(config)
+    context = autocast(config.precision, device)
     failed = files.run(
         load(config).to(device),
         jobs,
         scale=config.scale,
-        size=size,
+        size=config.size,
         **options,
-        tile=config.tile,
-        autocast=autocast(config.precision, device),
+        autocast=context,
     )
-    if failed:
-        raise UserError(f"{failed} of {len(jobs)} pictures failed; the errors are listed above")
+    files.check_failed(failed, len(jobs))
