@@ -1,7 +1,7 @@
-"""Transparency: pictures that are enlarged together with their alpha channel.
+"""Splits pictures with transparency into colours and alpha, which are enlarged separately.
 
-Colours and alpha are enlarged separately. Before that, colours that can hardly be seen are replaced by an average of
-their neighbours in which each counts as much as its alpha, so that what lies under zero alpha counts nothing.
+Before that, colours of nearly transparent pixels are replaced by an average of their neighbours weighted with alpha.
+Colours under zero alpha therefore have no effect.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what PIL's convert("L") uses
-_SEEN = 1 / 4  # alpha from which on a colour stays as it is
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in PIL's convert("L")
+_SEEN = 1 / 4  # colours with at least this alpha stay unchanged
 _LEAST = 1e-6
 
 
 def split(planes: Tensor) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Tensor]]:
-    """Splits a picture into RGB pictures to be enlarged.
+    """Split a picture into RGB pictures to enlarge.
 
     Args:
         planes: (B, C, h, w) in [0, 1]; C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGB + alpha.
 
     Returns:
-        pictures: (B, 3, h, w) each. The colours; then alpha as a grey picture, unless it is the same everywhere.
-        merge: takes the enlarged ``pictures``, or the same rows of each, and gives (B, C, H, W) in [0, 1].
+        pictures: (B, 3, h, w) each. The first holds the colours. The second holds alpha as a grey picture; it is left
+            out if alpha is constant.
+        merge: combines the enlarged ``pictures``, or the same rows of each, to (B, C, H, W) in [0, 1].
     """
     channels, device = planes.shape[1], planes.device
     alpha = planes[:, -1:] if channels in (2, 4) else None
@@ -46,14 +47,17 @@ def split(planes: Tensor) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Te
 
 
 def filled(colour: Tensor, alpha: Tensor) -> Tensor:
-    """Gives pixels that can hardly be seen the colour of their neighbourhood.
+    """Replace the colours of nearly transparent pixels by those of their neighbourhood.
 
-    Colours multiplied with alpha are averaged over ever larger squares; from the largest down, each square takes from
-    the next larger one what it lacks in alpha.
+    Colours multiplied with alpha are averaged over squares of increasing size. From the largest size down, a square is
+    blended with the next larger one where its alpha is low.
 
     Args:
         colour: (B, C, h, w).
         alpha: (B, 1, h, w).
+
+    Returns:
+        (B, C, h, w).
     """
     squares = [(colour * alpha, alpha)]
     while max(squares[-1][0].shape[-2:]) > 1:
@@ -67,5 +71,5 @@ def filled(colour: Tensor, alpha: Tensor) -> Tensor:
 
 
 def grey(colours: Tensor) -> Tensor:
-    """Luma (B, 1, H, W) of ``colours`` (B, 3, H, W)."""
+    """Return the luma (B, 1, H, W) of ``colours`` (B, 3, H, W)."""
     return (colours * colours.new_tensor(_LUMA)[:, None, None]).sum(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Colours in [0, 1] and in the units of the networks."""
+"""Converts colours between [0, 1] and the units of the networks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from torch import Tensor
 
 
 def to_network(rgb: Tensor) -> Tensor:
-    """Colours in [0, 1] to network units [-1, 1]."""
+    """Convert colours in [0, 1] to network units [-1, 1]."""
     return rgb * 2 - 1
 
 
 def from_network(rgb: Tensor) -> Tensor:
-    """Network units [-1, 1] to colours in [0, 1]; what lies outside is clamped."""
+    """Convert network units [-1, 1] to colours in [0, 1]; values outside are clamped."""
     return (rgb / 2 + 0.5).clamp(0, 1)

@@ -1,7 +1,7 @@
-"""Pictures in memory: PIL images, numpy arrays and tensors, of 8 or 16 bits, with or without alpha.
+"""Converts pictures in memory: PIL images, numpy arrays and tensors of 8 or 16 bits, with or without alpha.
 
-Inside the package a picture is float32 (B, 3, H, W) in [0, 1]. `decompose` turns anything into that and gives the way
-back.
+Inside the package a picture is float32 (B, 3, H, W) in [0, 1]. `decompose` converts any picture to that and returns a
+function that converts back.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from lmf.io.pil import from_pil
 
 
 class Parts(NamedTuple):
-    """A picture, taken apart.
+    """The parts of a picture that are enlarged separately.
 
-    Args:
-        planes: what to enlarge, float32 (B, 3, h, w) in [0, 1], on the device of the input, at least one. The colours
-            with grey replicated; then alpha as a grey picture, where it is not the same everywhere.
-        compose: takes the enlarged ``planes``, (B, 3, H, W) each, and gives the kind of picture that came in: type,
-            depth, mode, batch dimension, device. It clamps to [0, 1]. Bands of rows can be composed one by one, the
-            same rows of each plane together.
+    Attributes:
+        planes: one or two pictures to enlarge, float32 (B, 3, h, w) in [0, 1] on the device of the input. The first
+            holds the colours, grey replicated. The second holds alpha as a grey picture, if alpha is not constant.
+        compose: converts the enlarged ``planes``, (B, 3, H, W) each, back to the kind of the input: type, depth, mode,
+            batch dimension and device. It clamps to [0, 1]. It also converts bands, the same rows of each plane.
     """
 
     planes: list[Tensor]
@@ -35,20 +34,21 @@ class Parts(NamedTuple):
 
 
 def decompose(image: Any) -> Parts:
-    """Takes a picture apart into colours and alpha, and gives the way back.
+    """Split a picture into colours and alpha, and return a function that converts back.
 
-    Grey is restored as the luma (BT.601) of the colours; integers are rounded half up. Where alpha varies, invisible
-    colours are replaced (`lmf.io.alpha`).
+    Grey is restored as the luma (BT.601) of the colours. Integers are rounded half up. If alpha varies, the colours of
+    transparent pixels are replaced (`lmf.io.alpha`).
 
     Args:
         image: PIL image; numpy array (H, W[, C]) of uint8, uint16 or float in [0, 1]; or float tensor ([B,] C, H, W)
-            in [0, 1]. C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGB + alpha. PIL modes: RGB, L, RGBA, LA, I;16, F
-            come back as they are, I (of at most 65535) too; 1 comes back as L, P as RGB or RGBA, CMYK and YCbCr
-            as RGB. Colour profile, EXIF, XMP and resolution come back in ``info``; EXIF orientation stays as it is,
-            as the pixels are not turned.
+            in [0, 1]. C is 1 for grey, 2 for grey + alpha, 3 for RGB and 4 for RGB + alpha. The PIL modes RGB, L, RGBA,
+            LA, I;16, F and I (up to 65535) are kept. Mode 1 becomes L, P becomes RGB or RGBA, CMYK and YCbCr become
+            RGB. PIL images keep colour profile, EXIF, XMP and resolution in ``info``. The EXIF orientation does not
+            change, because the pixels are not rotated.
 
     Raises:
-        ImageError: another type, dtype, number of dimensions or channels; empty; NaN or outside [0, 1].
+        ImageError: if the type, dtype or shape is not supported, the picture is empty, or values are NaN or outside
+            [0, 1].
     """
     if isinstance(image, Tensor):
         return _decompose_tensor(image)
@@ -93,7 +93,7 @@ def _decompose_array(array: np.ndarray) -> Parts:
     dtype, shape = array.dtype, array.shape
     white = np.iinfo(dtype).max if dtype.kind == "u" else 1
     values = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32) / np.float32(white))
-    # Contiguous, as with odd strides convolutions would not see that they may choose their layout.
+    # Contiguous, because convolutions do not choose the best layout for other strides.
     values = _in_range(values.reshape(*shape[:2], -1)).permute(2, 0, 1)[None].contiguous()
     planes, merge = alpha.split(values)
 
@@ -114,6 +114,11 @@ def _in_range(values: Tensor) -> Tensor:
 
 
 def check_array(array: np.ndarray, floating: bool = False) -> None:
+    """Check that ``array`` is a picture (H, W[, C]) of uint8 or uint16, or of floating point if ``floating`` is set.
+
+    Raises:
+        ImageError: if not.
+    """
     shape = array.shape
     if array.ndim not in (2, 3) or 0 in shape or (array.ndim == 3 and shape[2] > 4):
         raise ImageError(f"an image array must be (H, W) or (H, W, C) with C = 1 to 4, got shape {shape}")

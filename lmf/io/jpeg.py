@@ -1,4 +1,4 @@
-"""Checks whether a JPEG file holds all of its picture, which its decoder does not say."""
+"""Detects JPEG files that lack data, which their decoder does not report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PROGRESSIVE = 0xC2
 _FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _ALONE = {0x01, *range(0xD0, 0xD9)}
 _SCAN, _END, _INTERVAL = 0xDA, 0xD9, 0xDD
-# Bits for a decoder that asks for more than there is: a complete picture does not change by them.
+# Filler for decoders that read beyond the data. It does not change a complete picture.
 _MORE = bytes((37 * i + 11) % 251 for i in range(64))
 
 
@@ -22,10 +22,10 @@ class _Structure:
 
     def __init__(self, data: bytes) -> None:
         self.frame, self.interval, self.height, self.width = 0, 0, 0, 0
-        self.sampling: dict[int, tuple[int, int]] = {}  # of components: horizontal, vertical
-        self.missing: dict[tuple[int, int], int] = {}  # of (component, coefficient): bits
+        self.sampling: dict[int, tuple[int, int]] = {}  # component -> (horizontal, vertical)
+        self.missing: dict[tuple[int, int], int] = {}  # (component, coefficient) -> bits still to come
         self.finished = False
-        self.filled = b""  # the file with more bits wherever a decoder could ask for them
+        self.filled = b""  # the file with filler wherever a decoder could read beyond the data
         done, at = 0, 2
         while at + 2 <= len(data) and data[at] == 0xFF and data[at + 1] != _END:
             kind = data[at + 1]
@@ -53,7 +53,7 @@ class _Structure:
         self.finished = complete and data[at : at + 2] == b"\xff\xd9"
 
     def _scanned(self, body: bytes, restarts: int) -> bool:
-        """Notes what a scan holds; False if it has fewer parts than it should."""
+        """Record the content of a scan; return False if it has too few restart markers."""
         components = body[1 : 1 + 2 * body[0] : 2]
         first, last, bits = body[-3], body[-2], body[-1] & 15
         for component in components:
@@ -62,7 +62,7 @@ class _Structure:
         if not self.interval or not self.sampling or not all(all(pair) for pair in self.sampling.values()):
             return True
         across, down = (max(pair[i] for pair in self.sampling.values()) for i in (0, 1))
-        if len(components) == 1:  # blocks of its own, not of all components
+        if len(components) == 1:  # a scan of one component has its own blocks
             h, v = self.sampling.get(components[0], (1, 1))
             blocks = -(-self.width * h // (8 * across)) * -(-self.height * v // (8 * down))
         else:
@@ -71,13 +71,14 @@ class _Structure:
 
 
 def lacks_data(data: bytes, pixels: np.ndarray, decode: Callable[[bytes], np.ndarray]) -> bool:
-    """Tells whether a decoder has made up a part of a picture.
+    """Return whether a JPEG file lacks a part of its picture.
 
-    Where data are missing, decoders go on with zeros: what they make of ``data`` changes when more follows.
+    Decoders read zeros where data is missing. The decoded picture of such a file changes if filler is inserted.
 
     Args:
-        data: a file.
-        pixels: (H, W[, C]), what ``decode`` makes of it.
+        data: content of the file.
+        pixels: (H, W[, C]) decoded from ``data``.
+        decode: decodes the content of a file.
     """
     found = _Structure(data)
     return not found.finished or not np.array_equal(decode(found.filled), pixels)

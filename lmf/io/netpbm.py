@@ -1,4 +1,4 @@
-"""Netpbm files (PBM, PGM, PPM) of any depth up to 16 bits, as text or binary."""
+"""Reads Netpbm files (PBM, PGM, PPM) of any depth up to 16 bits, text or binary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lmf.io.samples import full_range
 _SPACE = rb"(?:\s|#[^\n]*\n)"
 _HEADER = re.compile(rb"P([1-6])%b+(\d{1,9})%b+(\d{1,9})" % (_SPACE, _SPACE))
 _MOST = re.compile(rb"%b+(\d{1,9})" % _SPACE)
-_LONGEST = 1 << 16  # bytes of a header, comments included
+_LONGEST = 1 << 16  # limit on the bytes of a header, including comments
 
 
 class _Header(NamedTuple):
@@ -26,14 +26,14 @@ class _Header(NamedTuple):
 
 
 def size(path: Path) -> tuple[int, int]:
-    """(height, width) of a file."""
+    """Return the (height, width) of a file."""
     with path.open("rb") as file:
         header = _header(file.read(_LONGEST))
     return header.height, header.width
 
 
 def decode(path: Path) -> np.ndarray:
-    """(H, W) or (H, W, 3), uint8; or uint16 where white is more than 255."""
+    """Decode a file to (H, W) or (H, W, 3): uint8, or uint16 if white is above 255."""
     data = path.read_bytes()
     kind, width, height, most, end = _header(data)
     channels = 3 if kind in (3, 6) else 1
@@ -67,7 +67,7 @@ def _header(data: bytes) -> _Header:
             raise ImageError("its header is damaged")
         most, end = int(match[1]), match.end()
     if not (width and height and 1 <= most <= 65535):
-        raise ImageError(f"it is {width} x {height} pixels large with a white of {most}")
+        raise ImageError(f"it has {width} x {height} pixels and a white of {most}")
     return _Header(kind, width, height, most, end)
 
 
@@ -79,5 +79,5 @@ def _enough(values: Any, count: int) -> Any:
 
 def _number(word: bytes) -> int:
     if not word.isdigit() or len(word) > 5:
-        raise ImageError(f"{word[:20]!r} is no sample")
+        raise ImageError(f"{word[:20]!r} is not a sample")
     return int(word)

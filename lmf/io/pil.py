@@ -1,4 +1,4 @@
-"""Files that Pillow reads and writes, and its images."""
+"""Reads and writes files with Pillow, and converts its images."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from lmf.io.formats import ImageError
 from lmf.io.metadata import Metadata, from_info
 from lmf.io.samples import full_range
 
-# Formats whose files grow with their pictures: the most pixels that a byte of theirs can become.
+# The largest number of pixels per byte, of formats whose files grow with their pictures.
 _RATIO = {"JPEG": 1024, "GIF": 4096, "BMP": 256, "AVIF": 1 << 15}
-_ANYWAY = {"AVIF": 1 << 26}  # pixels that a file may have however short it is, as flat pictures take next to nothing
-_EXIF_LONGEST, _XMP_LONGEST = 65527, 65502  # bytes in a JPEG file
-_FULL_CHROMA = 90  # the quality from which on colours keep their resolution
+_ANYWAY = {"AVIF": 1 << 26}  # accepted for files of any length, because flat pictures take few bytes
+_EXIF_LONGEST, _XMP_LONGEST = 65527, 65502  # limits in bytes of a JPEG file
+_FULL_CHROMA = 90  # the lowest quality at which chroma keeps its resolution
 
 
 @contextmanager
 def opened(source: Path | bytes, name: str) -> Iterator[PIL.Image]:
-    """A file of the format ``name``, opened by Pillow.
+    """Open a file of the format ``name`` with Pillow.
 
-    `PIL.Image.open` itself would refuse large pictures by a limit that is the same for the whole process.
+    `PIL.Image.open` is not used because its limit on the size of pictures holds for the whole process.
     """
     PIL.init()
     factory, _ = PIL.OPEN[name]
@@ -37,9 +37,9 @@ def opened(source: Path | bytes, name: str) -> Iterator[PIL.Image]:
 
 
 def header(path: Path, name: str) -> tuple[tuple[int, int], Metadata, int]:
-    """The stored (height, width), the metadata and the number of frames."""
+    """Return the stored (height, width), the metadata and the number of frames."""
     with opened(path, name) as image:
-        # The further pictures of an MPO file are previews and views of the first.
+        # The other pictures of an MPO file are previews or other views of the first.
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         size, ratio = (image.height, image.width), _RATIO.get(name)
         if ratio and size[0] * size[1] > max(ratio * path.stat().st_size, _ANYWAY.get(name, 0)):
@@ -48,14 +48,14 @@ def header(path: Path, name: str) -> tuple[tuple[int, int], Metadata, int]:
 
 
 def decode(path: Path, name: str) -> np.ndarray:
-    """The pixels of a file, (H, W) or (H, W, C)."""
+    """Decode a file to (H, W) or (H, W, C)."""
     if name == "JPEG":
         data = path.read_bytes()
         array = _decoded(data, name)
         if jpeg.lacks_data(data, array, lambda more: _decoded(more, name)):
             raise ImageError("the file is truncated")
         return array
-    if name in ("JPEG2000", "AVIF"):  # Pillow cuts what is deeper to 8 bits
+    if name in ("JPEG2000", "AVIF"):  # Pillow reduces deeper ones to 8 bits
         bits = avif_depth(path) if name == "AVIF" else _jpeg2000_depth(path)
         if 8 < bits <= 16:
             reader = imagecodecs.avif_decode if name == "AVIF" else imagecodecs.jpeg2k_decode
@@ -69,7 +69,7 @@ def _decoded(source: Path | bytes, name: str) -> np.ndarray:
 
 
 def avif_depth(path: Path) -> int:
-    """Bits a channel, 8, 10 or 12, by the configuration of the first picture."""
+    """Return the bits per channel, 8, 10 or 12, from the configuration of the first picture."""
     data = path.read_bytes()
     at = data.find(b"av1C")
     flags = data[at + 6] if 0 <= at < len(data) - 6 else 0
@@ -77,7 +77,7 @@ def avif_depth(path: Path) -> int:
 
 
 def _jpeg2000_depth(path: Path) -> int:
-    """Bits a channel by the SIZ marker; 0 for signed ones."""
+    """Return the bits per channel from the SIZ marker, or 0 if samples are signed."""
     data = path.read_bytes()
     at = data.find(b"\xff\x4f\xff\x51")
     value = data[at + 42] if 0 <= at < len(data) - 42 else 0
@@ -85,10 +85,12 @@ def _jpeg2000_depth(path: Path) -> int:
 
 
 def from_pil(image: PIL.Image) -> np.ndarray:
-    """Pixels (H, W) or (H, W, C): uint8, uint16, or float32 of mode F; palettes and CMYK expanded.
+    """Convert a PIL image to (H, W) or (H, W, C) of uint8, uint16 or, for mode F, float32.
+
+    Palettes and CMYK become RGB or RGBA.
 
     Raises:
-        ImageError: another mode, or mode I with more than 16 bits.
+        ImageError: if the mode is not supported, or mode I holds more than 16 bits.
     """
     mode = image.mode
     if mode in ("P", "PA") or (mode in ("L", "RGB") and "transparency" in image.info):
@@ -109,7 +111,7 @@ def from_pil(image: PIL.Image) -> np.ndarray:
 def encode(
     file: BinaryIO, name: str, array: np.ndarray, metadata: Metadata, quality: int, subsampling: str | None
 ) -> None:
-    """Writes uint8 ``array`` (H, W[, C]) as JPEG, WEBP or AVIF, the ``name`` of the format."""
+    """Write uint8 ``array`` (H, W[, C]) in the format ``name``: JPEG, WEBP, AVIF or HEIF."""
     image = PIL.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
     exif, xmp = metadata.exif, metadata.xmp
     if name != "JPEG":

@@ -1,4 +1,4 @@
-"""PNG: read whole or not at all, written row by row."""
+"""Reads PNG files and refuses incomplete ones; writes them band by band."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from lmf.io.formats import ImageError
 from lmf.io.metadata import Metadata, checked_dpi, fitting_icc
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_DEFLATE = 1032  # bytes that one byte of a deflate stream can become, at most
+_DEFLATE = 1032  # the highest compression ratio of deflate
 _COLOURS = (b"cICP", b"cHRM", b"gAMA", b"sRGB")
 _SHORT = (b"IHDR", b"acTL", b"eXIf", b"iCCP", b"iTXt", b"pHYs", b"tRNS", *_COLOURS)
-_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of colour types
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _INCH = 0.0254  # metres
 
 
 def chunks(file: BinaryIO, pixels: bool) -> Iterator[tuple[bytes, bytes]]:
-    """Gives (name, data) of the chunks of a PNG file that are needed for its header, or for its ``pixels`` as well.
+    """Yield (name, data) of the chunks of a PNG file that hold the header and, if asked for, the ``pixels``.
 
     Raises:
-        ImageError: a needed chunk is damaged, or the file ends before it.
+        ImageError: if one of these chunks is damaged or missing.
     """
     file.seek(len(_SIGNATURE))
     while True:
@@ -51,21 +51,21 @@ def chunks(file: BinaryIO, pixels: bool) -> Iterator[tuple[bytes, bytes]]:
 
 
 def header(path: Path) -> tuple[tuple[int, int], Metadata, int, int]:
-    """The stored (height, width), the metadata, the number of frames and the bits of a PNG file."""
+    """Return the stored (height, width), the metadata, the number of frames and the bits per channel of a file."""
     with path.open("rb") as file:
         parts = list(chunks(file, pixels=False))
     return _size(parts), _metadata(parts), _frames(parts), parts[0][1][8]
 
 
 def decode(path: Path) -> np.ndarray:
-    """The pixels of a PNG file, (H, W) or (H, W, C): uint8 or uint16, transparency as alpha."""
+    """Decode a file to (H, W) or (H, W, C) of uint8 or uint16, with transparency as alpha."""
     with path.open("rb") as file:
         parts = list(chunks(file, pixels=True))
     (height, width), (depth, colour, *_) = _size(parts), parts[0][1][8:]
     packed = sum(len(data) for name, data in parts if name == b"IDAT")
     if height * width * _CHANNELS[colour] * depth // 8 > packed * _DEFLATE:
         raise ImageError("the file is truncated")
-    # The decoder gets nothing but pixels. It would compare 16-bit colours with the transparent one wrongly.
+    # The decoder receives only the pixels, because it compares 16-bit colours with the transparent colour wrongly.
     keyed = next((data for name, data in parts if name == b"tRNS"), None) if depth == 16 else None
     kept = (b"IHDR", b"PLTE", b"IDAT", b"IEND") if depth == 16 else (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
     array = imagecodecs.png_decode(_SIGNATURE + b"".join(_chunk(*part) for part in parts if part[0] in kept))
@@ -82,9 +82,9 @@ def decode(path: Path) -> np.ndarray:
 def encode(
     file: BinaryIO, bands: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, metadata: Metadata
 ) -> None:
-    """Writes a picture of ``shape`` (H, W[, C]) that comes as ``bands`` of rows.
+    """Write a picture of ``shape`` (H, W[, C]) from ``bands`` of rows.
 
-    Rows carry the filter "up": each holds its bytes less those of the row above.
+    Rows use the filter "up", the difference to the row above.
     """
     (height, width, channels), depth = (*shape, 1)[:3], 8 * dtype.itemsize
     file.write(_SIGNATURE)
@@ -125,7 +125,7 @@ def _size(parts: list[tuple[bytes, bytes]]) -> tuple[int, int]:
         raise ImageError("it does not begin with a valid header")
     width, height = struct.unpack(">II", parts[0][1][:8])
     if not (width and height):
-        raise ImageError(f"it is {width} x {height} pixels large")
+        raise ImageError(f"it has {width} x {height} pixels")
     return height, width
 
 
@@ -142,7 +142,7 @@ def _inflated(data: bytes) -> bytes | None:
 
 
 def _metadata(parts: list[tuple[bytes, bytes]]) -> Metadata:
-    found = dict(reversed(parts))  # of several, the first counts
+    found = dict(reversed(parts))  # the first of several wins
     dpi = None
     if len(found.get(b"pHYs", b"")) == 9 and found[b"pHYs"][8] == 1:
         dpi = checked_dpi(n * _INCH for n in struct.unpack(">II", found[b"pHYs"][:8]))

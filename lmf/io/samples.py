@@ -1,4 +1,4 @@
-"""Samples of any depth to those of 8 or 16 bits."""
+"""Converts samples of any depth to 8 or 16 bits."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 def full_range(samples: np.ndarray, white: int) -> np.ndarray:
-    """Stretches ``samples`` of 0 to ``white`` to the whole of uint8, or of uint16 if ``white`` is more than 255.
+    """Scale ``samples`` from 0 .. ``white`` to the full range of uint8, or of uint16 if ``white`` is above 255.
 
     Raises:
-        ValueError: samples above ``white``.
+        ValueError: if a sample is above ``white``.
     """
     top, dtype = (255, np.uint8) if white < 256 else (65535, np.uint16)
     if samples.size and samples.max() > white:

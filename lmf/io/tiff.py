@@ -1,4 +1,4 @@
-"""TIFF: every page, photometric interpretation, layout and compression; read whole or not at all."""
+"""Reads TIFF files of any layout and compression; refuses incomplete files."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from lmf.io.metadata import EXIF_IFD, GPS_IFD, ORIENTATION, Metadata, checked_dp
 from lmf.io.tiff_colour import from_ycbcr, to_rgb
 
 log = logging.getLogger(__name__)
-tifffile.logger().setLevel(logging.CRITICAL)  # it warns of what is refused here, or does not matter
+tifffile.logger().setLevel(logging.CRITICAL)  # its warnings are errors here or do not matter
 
 _YCBCR = 6
 _JPEG = (6, 7, 34892, 33007)
-# The most bytes that one byte can become, by compression; what is not listed is bound by zstandard's runs.
+# The highest ratio of each compression; that of zstandard is the limit for all others.
 _RATIO = {1: 1, 5: 4096, 8: 1032, 32773: 64, 32946: 1032}
 _ANY_RATIO = 1 << 16
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[list[Any]]:
-    """The pages of a TIFF file, without reduced copies and masks.
+    """Yield the pages of a TIFF file, without reduced copies and masks.
 
     Raises:
-        ImageError: pages are missing, or only a preview of raw camera data can be read.
+        ImageError: if pages are missing, or the file holds raw camera data.
     """
     with tifffile.TiffFile(path) as tiff:
         pages: list[Any] = list(tiff.pages)
@@ -50,20 +50,20 @@ def opened(path: Path) -> Iterator[list[Any]]:
 
 
 def size(page: Any) -> tuple[int, int]:
-    """The stored (height, width) of a page."""
+    """Return the stored (height, width) of a page."""
     if page.imagedepth != 1 or page.imagelength < 1 or page.imagewidth < 1:
-        raise ImageError(f"it is {page.imagewidth} x {page.imagelength} x {page.imagedepth} pixels large")
+        raise ImageError(f"it has {page.imagewidth} x {page.imagelength} x {page.imagedepth} pixels")
     return page.imagelength, page.imagewidth
 
 
 def orientation(page: Any) -> int:
-    """The orientation of a page, 1 to 8."""
+    """Return the orientation of a page, 1 to 8."""
     value = page.tags.valueof(ORIENTATION, default=1)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def decode(page: Any) -> np.ndarray:
-    """The pixels of a page, (H, W) or (H, W, C): grey or RGB, uint8 or uint16, with alpha not associated."""
+    """Decode a page to (H, W) or (H, W, C): grey or RGB, uint8 or uint16, colours not multiplied with alpha."""
     size(page)
     bits = page.bitspersample
     if page.sampleformat != 1 or not isinstance(bits, int) or not 1 <= bits <= 16:
@@ -77,7 +77,7 @@ def decode(page: Any) -> np.ndarray:
 
 
 def metadata(page: Any) -> Metadata:
-    """What a page says beside its pixels."""
+    """Return the metadata of a page."""
     tags = page.tags
     icc, xmp, unit = (tags.valueof(code) for code in (34675, 700, 296))
     dpi = None
@@ -104,13 +104,13 @@ def _exif(page: Any) -> bytes | None:
             for ifd in (EXIF_IFD, GPS_IFD):
                 exif.get_ifd(ifd)
             return descriptive(exif)
-        except Exception:  # PIL raises all kinds
-            log.warning(f"{tiff.filehandle.name}: the EXIF data are damaged and are left out")
+        except Exception:  # PIL raises SyntaxError, struct.error and others
+            log.warning(f"{tiff.filehandle.name}: the EXIF data is damaged and is left out")
             return None
 
 
 def _directories(path: Path, tiff: tifffile.TiffFile) -> int:
-    """How many directories a file lists; a list that leads out of the file has one more."""
+    """Return the number of directories that a file lists, plus one if the list leads out of the file."""
     order = "little" if tiff.byteorder == "<" else "big"
     start, pointer, count, entry = (8, 8, 8, 20) if tiff.is_bigtiff else (4, 4, 2, 12)
     seen: set[int] = set()
@@ -130,7 +130,7 @@ def _directories(path: Path, tiff: tifffile.TiffFile) -> int:
 
 
 def _planes(page: Any) -> Iterator[np.ndarray]:
-    """Planes (H, W, C) of samples in native byte order; one of all samples, or one of each."""
+    """Yield planes (H, W, C) in native byte order: one with all samples, or one for each sample."""
     planes, _, height, width, samples = page.shaped
     segments = _Segments(page)
     tables = page.tags.valueof(347)
@@ -147,7 +147,7 @@ def _planes(page: Any) -> Iterator[np.ndarray]:
 
 
 def _subsampled(page: Any) -> Iterator[tuple[bytes, int, int]]:
-    """Bytes of each strip or tile with its number of rows and columns; for pixels that are stored in groups."""
+    """Yield the bytes, rows and columns of each strip or tile of a page with subsampled chroma."""
     segments = _Segments(page)
     decompress = None if page.compression == 1 else tifffile.TIFF.DECOMPRESSORS[page.compression]
     across = math.ceil(page.imagewidth / segments.cols)
@@ -159,14 +159,14 @@ def _subsampled(page: Any) -> Iterator[tuple[bytes, int, int]]:
 
 
 class _Segments:
-    """Where the strips or tiles of a page lie, checked to be in the file, and large enough to hold what they must."""
+    """Positions of the strips or tiles of a page; they are checked to lie in the file and to hold enough bytes."""
 
     def __init__(self, page: Any) -> None:
         planes, _, height, width, samples = page.shaped
         self.rows = page.tilelength if page.is_tiled else min(page.rowsperstrip, height)
         self.cols = page.tilewidth if page.is_tiled else width
         if self.rows < 1 or self.cols < 1 or (page.is_tiled and page.tiledepth != 1):
-            raise ImageError(f"its pieces are {self.cols} x {self.rows} pixels large")
+            raise ImageError(f"its strips or tiles have {self.cols} x {self.rows} pixels")
         self.count = math.ceil(height / self.rows) * math.ceil(width / self.cols)
         self.file, self.jpeg = page.parent.filehandle, page.compression in _JPEG
         self.offsets = _numbers(page, 324 if page.is_tiled else 273)
@@ -189,7 +189,7 @@ class _Segments:
 
     def read(self, index: int) -> bytes:
         self.file.seek(self.offsets[index])
-        data = self.file.read(self.lengths[index])
+        data: bytes = self.file.read(self.lengths[index])
         if self.jpeg and not data.rstrip(b"\0").endswith(b"\xff\xd9"):
             raise ImageError("the file lacks data: a JPEG strip or tile has no end")
         return data

@@ -1,4 +1,4 @@
-"""From what the samples of a TIFF page stand for to grey or RGB, with or without alpha."""
+"""Converts the samples of a TIFF page to grey or RGB, with or without alpha."""
 
 from __future__ import annotations
 
@@ -20,11 +20,18 @@ _UNSPECIFIED, _ASSOCIATED, _UNASSOCIATED = 0, 1, 2
 
 
 def to_rgb(page: Any, samples: np.ndarray, rgb: bool) -> np.ndarray:
-    """(H, W) or (H, W, C) of uint8 or uint16 from ``samples`` (H, W, S) of ``page``; ``rgb`` where its decoder has
-    made RGB of YCbCr.
+    """Convert the samples of a page to grey or RGB.
+
+    Args:
+        page: the page.
+        samples: (H, W, S).
+        rgb: whether the decoder has already converted YCbCr to RGB.
+
+    Returns:
+        (H, W) or (H, W, C) of uint8 or uint16, with alpha last if there is one.
 
     Raises:
-        ImageError: another photometric interpretation, or too few samples for it.
+        ImageError: if the photometric interpretation is not supported or needs more samples.
     """
     kind = int(page.photometric)
     if kind not in _BASE or (kind == _CMYK and page.tags.valueof(332, default=1) != 1):
@@ -33,10 +40,10 @@ def to_rgb(page: Any, samples: np.ndarray, rgb: bool) -> np.ndarray:
         kind = _RGB
     base, extra = _BASE[kind], tuple(int(n) for n in page.extrasamples)
     if kind == _BLACK_IS_ZERO and samples.shape[2] >= 3 and all(n == _UNSPECIFIED for n in extra[:2]):
-        base, extra = 3, extra[2:]  # bands that nobody called red, green and blue
+        base, extra = 3, extra[2:]  # a grey page with two unspecified channels more is RGB
     if samples.shape[2] < base:
         raise ImageError(f"it holds {samples.shape[2]} samples a pixel, expected {base}")
-    extra += (_UNASSOCIATED,) * (samples.shape[2] - base - len(extra))  # old files do not say
+    extra += (_UNASSOCIATED,) * (samples.shape[2] - base - len(extra))  # old files do not specify them
     at = next((i for i, n in enumerate(extra) if n in (_ASSOCIATED, _UNASSOCIATED)), None)
     if dropped := samples.shape[2] - base - (at is not None):
         log.warning(f"{page.parent.filehandle.name}: {dropped} extra channels that are not alpha are left out")
@@ -57,7 +64,7 @@ def to_rgb(page: Any, samples: np.ndarray, rgb: bool) -> np.ndarray:
 
 
 def from_cmyk(samples: np.ndarray) -> np.ndarray:
-    """RGB of inks (H, W, 4), as if each took away its complement."""
+    """Convert CMYK (H, W, 4) to RGB, with each ink absorbing its complement."""
     white = int(_white(samples))
     light = white - samples.astype(np.uint32)
     return ((light[..., :3] * light[..., 3:] + white // 2) // white).astype(samples.dtype)
@@ -68,13 +75,14 @@ def _white(samples: np.ndarray) -> Any:
 
 
 def _divided(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Colours that have been multiplied with alpha, without it."""
+    """Divide colours that have been multiplied with alpha by it."""
     white, divisor = int(_white(colours)), np.maximum(alpha, 1).astype(np.uint64)
-    return np.minimum((colours * np.uint64(white) + divisor // 2) // divisor, white).astype(colours.dtype)
+    divided: np.ndarray = np.minimum((colours * np.uint64(white) + divisor // 2) // divisor, white)
+    return divided.astype(colours.dtype)
 
 
 def _looked_up(page: Any, index: np.ndarray) -> np.ndarray:
-    table = np.asarray(page.tags.valueof(320, default=()), np.uint16)
+    table: np.ndarray = np.asarray(page.tags.valueof(320, default=()), np.uint16)
     if table.size != 3 * 2**page.bitspersample:
         raise ImageError(f"its palette has {table.size} values, expected {3 * 2**page.bitspersample}")
     table = table.reshape(3, -1).T
@@ -83,18 +91,22 @@ def _looked_up(page: Any, index: np.ndarray) -> np.ndarray:
         table = low.astype(np.uint8)
     elif not low.any() or (low == high).all():
         table = high.astype(np.uint8)
-    return table[index]
+    colours: np.ndarray = table[index]
+    return colours
 
 
 def from_ycbcr(page: Any, pieces: Iterable[tuple[bytes, int, int]]) -> np.ndarray:
-    """RGB of a page in YCbCr whose pixels are stored in groups that share their chroma.
+    """Convert a YCbCr page whose pixels share chroma in groups to RGB.
 
     Args:
-        page: 8 bits a sample, contiguous.
-        pieces: bytes, rows and columns of strips or tiles in order.
+        page: the page, contiguous and with 8 bits per sample.
+        pieces: bytes, rows and columns of the strips or tiles in order.
+
+    Returns:
+        uint8 (H, W, 3).
 
     Raises:
-        ImageError: other layouts, or too few bytes.
+        ImageError: if the layout is not supported or data is missing.
     """
     if page.bitspersample != 8 or page.samplesperpixel != 3 or page.planarconfig != 1 or page.predictor != 1:
         raise ImageError("YCbCr pixels must be 8 bits a sample and contiguous; convert it to RGB first")

@@ -1,4 +1,4 @@
-"""TIFF files, written strip by strip and page by page."""
+"""Writes TIFF files strip by strip and page by page."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from lmf.io.metadata import EXIF_IFD, GPS_IFD, Metadata, parse_exif
 
-_CLASSIC = 2**32 - 2**26  # bytes before compression, with room for tables
+_CLASSIC = 2**32 - 2**26  # limit in bytes before compression, with room for tables
 _TEXT = {0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298}  # tags of IFD 0 that hold text
 _INTEROPERABILITY = 0xA005
 _ASCII, _BYTE, _LONG, _LONG8 = 2, 1, 4, 16
 
 
 class Page(NamedTuple):
-    """A picture to be written: its bands of rows come top to bottom.
+    """A picture to write.
 
-    Args:
+    Attributes:
+        bands: bands of rows from top to bottom.
         shape: (H, W[, C]) with C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGB + alpha.
         dtype: uint8 or uint16.
+        metadata: colour profile, EXIF, XMP and resolution.
     """
 
     bands: Iterable[np.ndarray]
@@ -36,7 +38,7 @@ class Page(NamedTuple):
 
 
 def write(path: Path, pages: Iterable[Page], size: int) -> None:
-    """Writes ``pages`` that take ``size`` bytes before compression, as BigTIFF if these are more than 4 GiB."""
+    """Write ``pages`` of ``size`` bytes before compression, as BigTIFF above 4 GiB."""
     large = size > _CLASSIC
     directories: list[dict[int, ImageFileDirectory_v2]] = []
     with tifffile.TiffWriter(path, byteorder="<", bigtiff=large) as tiff:
@@ -85,7 +87,7 @@ def _texts(metadata: Metadata) -> Iterator[tuple[int, bytes]]:
 
 
 def _directories(metadata: Metadata, large: bool) -> dict[int, ImageFileDirectory_v2]:
-    """The directories that EXIF hangs below IFD 0, by the tag that points to each."""
+    """Return the subdirectories of EXIF by the tag of IFD 0 that points to each."""
     exif = (parse_exif(metadata.exif) if metadata.exif else None) or PIL.Exif()
     found = {}
     for tag in (EXIF_IFD, GPS_IFD):
@@ -101,7 +103,7 @@ def _directories(metadata: Metadata, large: bool) -> dict[int, ImageFileDirector
 
 
 def _append(path: Path, directories: list[dict[int, ImageFileDirectory_v2]], large: bool) -> None:
-    """Adds the directories of each page to the end of the file, and pages' own directories that point to them."""
+    """Append the subdirectories of each page, and a copy of the page's directory that points to them."""
     start, number, entry, offset = (8, "<Q", "<HHQQ", "<Q") if large else (4, "<H", "<HHII", "<I")
     with path.open("r+b") as file:
 
@@ -115,7 +117,7 @@ def _append(path: Path, directories: list[dict[int, ImageFileDirectory_v2]], lar
             file.write(data(place))
             return place
 
-        link = start  # where the place of the next directory stands
+        link = start  # position of the offset of the next directory
         for part in directories:
             file.seek(link)
             place = unpacked(offset)
@@ -135,14 +137,14 @@ def _append(path: Path, directories: list[dict[int, ImageFileDirectory_v2]], lar
 
 
 def _predicted(strip: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """TIFF's horizontal differencing: every sample less that of the pixel to its left."""
+    """Apply TIFF's horizontal differencing: subtract the pixel to the left."""
     out = strip.astype(dtype)
     out[:, 1:] -= strip[:, :-1]
     return out
 
 
 def _strips(bands: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
-    """``bands`` cut anew into ``rows`` rows each, the last perhaps fewer."""
+    """Yield ``bands`` as strips of ``rows`` rows; the last strip may have fewer."""
     rest: np.ndarray | None = None
     for band in bands:
         rest = band if rest is None else np.concatenate([rest, band])

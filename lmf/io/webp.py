@@ -1,4 +1,4 @@
-"""WebP files: read whole or not at all, of any size."""
+"""Reads WebP files; refuses incomplete files."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from lmf.io.metadata import Metadata, fitting_icc
 
 
 def header(path: Path) -> tuple[tuple[int, int], Metadata, int]:
-    """The (height, width), the metadata and the number of frames."""
+    """Return the (height, width), the metadata and the number of frames."""
     parts = list(_chunks(path.read_bytes()))
-    found = dict(reversed(parts))  # of several, the first counts
+    found = dict(reversed(parts))  # the first of several wins
     exif = found.get(b"EXIF", b"").removeprefix(b"Exif\0\0")
     metadata = Metadata(fitting_icc(found.get(b"ICCP")), exif or None, found.get(b"XMP ") or None)
     return _size(found), metadata, max(1, sum(name == b"ANMF" for name, _ in parts))
 
 
 def decode(path: Path) -> np.ndarray:
-    """The pixels, (H, W, 3) or (H, W, 4) of uint8."""
+    """Decode a file to (H, W, 3) or (H, W, 4) of uint8."""
     data = path.read_bytes()
     size = _size(dict(_chunks(data)))
     array = imagecodecs.webp_decode(data)

@@ -1,8 +1,8 @@
-"""Rendering a modulated MLP at coordinates, fused: without gathering modulations for every query.
+"""Fused rendering of a modulated MLP at coordinates, without gathering modulations for every query.
 
-One operation in two shapes, `render` for scattered coordinates and `render_grid` for pixel grids, with three
-implementations: `reference` (plain torch, the definition), `cpu` (C++, compiled for the processor at hand on first use
-or by ``python -m lmf.kernels``) and `triton` (CUDA). The device and what is installed choose; `backend` overrides.
+`render` takes scattered coordinates and `render_grid` pixel grids. There are three implementations: `reference` (plain
+PyTorch, the definition), `cpu` (C++, compiled for this processor on first use or by ``python -m lmf.kernels``) and
+`triton` (CUDA). They are chosen by device and availability; `backend` overrides the choice.
 """
 
 from __future__ import annotations
@@ -36,33 +36,36 @@ __all__ = [
 def render(
     modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, encoding: InputEncoding
 ) -> Tensor:
-    """Renders colours at scattered coordinates, blended over the local ensemble (`lmf.grid.ensemble`).
+    """Render colours at scattered coordinates, blended over the local ensemble (`lmf.grid.ensemble`).
 
-    A coordinate beyond [-1, 1] reads the latents at the border; its distance to them is not clamped. One that is NaN or
-    infinite gives NaN in all three colours.
+    A coordinate outside [-1, 1] uses the latents at the border; its distance to them is not clamped. A coordinate that
+    is NaN or infinite gives NaN in all three channels.
 
     Args:
-        modulation: (B, h, w, 2 L D), all scales (L x D) then all shifts (L x D).
-        code: (B, h, w, K), what the MLP reads of a latent besides its modulations.
-        extra: (B, E), what it reads that is one per image.
-        coord: (B, Q, 2) as (y, x) in [-1, 1]. If it wants a gradient, `reference` serves.
-        weights: of the MLP.
-        encoding: what enters the MLP. ``"linear"``: ``[code, rel, extra]``, rel the coordinate relative to the latent,
-            one latent cell spanning 2 units. ``"fourier"``: code is M amplitudes, M / 2 frequencies along y and M / 2
-            along x; ``amplitude * [cos(pi f), sin(pi f)]`` with ``f = fy * rel_y + fx * rel_x + extra``.
+        modulation: (B, h, w, 2 L D), all scales (L x D), then all shifts (L x D).
+        code: (B, h, w, K), input of the MLP per latent.
+        extra: (B, E), input of the MLP per image.
+        coord: (B, Q, 2) as (y, x) in [-1, 1]. If it requires a gradient, `reference` is used.
+        weights: weights of the MLP.
+        encoding: how the input of the MLP is formed. ``"linear"`` gives ``[code, rel, extra]``, where rel is the
+            coordinate relative to the latent; a latent cell spans 2 units. With ``"fourier"``, code holds M amplitudes,
+            M / 2 frequencies along y and M / 2 along x, and the input is ``amplitude * [cos(pi f), sin(pi f)]`` with
+            ``f = fy * rel_y + fx * rel_x + extra``.
 
     Returns:
-        (B, Q, 3), float64 if modulation is, else float32. Differentiable with respect to all but coord (once).
+        (B, Q, 3), float64 if modulation is float64, else float32. It is differentiable once, with respect to all
+        arguments; with respect to coord only by `reference`.
 
     Raises:
-        ValueError: a tensor whose shape or device does not fit the others.
+        ValueError: if the shape or device of a tensor does not fit the others.
     """
     modulation, code, extra, coord, *mlp = same_type(modulation, code, extra, coord, *weights)
     if ops.forced == "reference" or (coord.requires_grad and torch.is_grad_enabled()):
         check_latent(modulation, code, extra, Weights(*mlp), encoding)
         check_points(modulation, coord)
         return reference.render(modulation, code, extra, coord, Weights(*mlp), encoding)
-    return ops.render(modulation, code, extra, coord, *mlp, encoding)
+    rgb: Tensor = ops.render(modulation, code, extra, coord, *mlp, encoding)
+    return rgb
 
 
 def render_grid(
@@ -74,16 +77,22 @@ def render_grid(
     weights: Weights,
     encoding: InputEncoding,
 ) -> Tensor:
-    """Renders the pixels of ``target``; see `render`.
+    """Render the pixels of a grid.
 
     Args:
-        image: (B, 3, h', w') sampled bilinearly at every pixel, border repeated, and added; or None.
+        modulation: see `render`.
+        code: see `render`.
+        extra: see `render`.
+        target: the pixels.
+        image: (B, 3, h', w') to add to the result, sampled bilinearly at every pixel with the border repeated; or None.
+        weights: see `render`.
+        encoding: see `render`.
 
     Returns:
         (B, 3, rows, cols).
 
     Raises:
-        ValueError: a tensor whose shape or device does not fit the others.
+        ValueError: if the shape or device of a tensor does not fit the others.
     """
     modulation, code, extra, y, x, *mlp = same_type(modulation, code, extra, *target.axes(modulation.device), *weights)
     if image is not None:
@@ -93,11 +102,12 @@ def render_grid(
         check_latent(modulation, code, extra, Weights(*mlp), encoding)
         check_grid(modulation, y, x, image)
         return reference.render_grid(modulation, code, extra, y, x, image, Weights(*mlp), encoding)
-    return ops.render_grid(modulation, code, extra, y, x, image, *mlp, encoding)
+    rgb: Tensor = ops.render_grid(modulation, code, extra, y, x, image, *mlp, encoding)
+    return rgb
 
 
 def layered(out: Tensor, modulation: Tensor, weights: Weights, encoding: InputEncoding) -> bool:
-    """Whether `render_layers` can render these; `render` always can."""
+    """Return whether `render_layers` supports these tensors; `render_grid` always does."""
     same = out.dtype == modulation.dtype and out.device == modulation.device
     native = ops.implementation(modulation, weights, encoding).LAYERS
     return same and native and out.is_contiguous() and not torch.is_grad_enabled()
@@ -114,17 +124,24 @@ def render_layers(
     weights: Weights,
     encoding: InputEncoding,
 ) -> None:
-    """Renders a picture of one image in levels, each as `render_grid` does it. There are no gradients.
+    """Render one image in layers, each as in `render_grid`, without gradients.
 
-    Ask `layered` first whether it can.
+    Call it only if `layered` returns True.
 
     Args:
-        out: (3, rows, cols) of ``target``, contiguous, of the type of the modulations; pixels of no layer stay.
-        layers: at least one.
-        extra: (layers, E), of each.
+        out: (3, rows, cols) to render into, contiguous, of the dtype of the modulations. Pixels of no layer do not
+            change.
+        target: the pixels of ``out``.
+        layers: one or more layers.
+        modulation: see `render`, with B = 1.
+        code: see `render`, with B = 1.
+        extra: (layers, E), one row per layer.
+        image: see `render_grid`, with B = 1.
+        weights: see `render`.
+        encoding: see `render`.
 
     Raises:
-        ValueError: a tensor whose shape, type or device does not fit the others, or a layer that does not lie in its
+        ValueError: if the shape, dtype or device of a tensor does not fit the others, or a layer does not lie in its
             grid or in ``target``.
     """
     modulation, code, extra, *mlp = same_type(modulation, code, extra, *weights)
@@ -140,5 +157,6 @@ def render_layers(
 
 
 def same_type(*tensors: Tensor) -> list[Tensor]:
+    """Convert ``tensors`` to float64 if the first is float64, else to float32."""
     dtype = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
     return [t.to(dtype) for t in tensors]

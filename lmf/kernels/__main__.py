@@ -1,4 +1,4 @@
-"""``python -m lmf.kernels``: compiles the CPU kernel, so that the first picture need not wait for it."""
+"""``python -m lmf.kernels``: compiles the CPU kernel ahead of its first use."""
 
 from lmf.kernels.build import BuildError, build
 

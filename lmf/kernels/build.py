@@ -1,4 +1,4 @@
-"""Compiles the CPU kernel for this machine's processor, once, and loads it."""
+"""Compiles the CPU kernel for the processor of this machine and loads it."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from lmf.kernels.native import load
 
 MAIN = "render.cpp"
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-Wno-psabi")
-# Tried in order: Clang on ARM may know no -march=native, and some compilers come without OpenMP (one thread then).
+# Tried in order. Clang on ARM may not support -march=native. Without OpenMP the kernel runs on one thread.
 TARGETS = (("-march=native", "-fopenmp"), ("-mcpu=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",), ())
 
 
 class BuildError(RuntimeError):
-    """The CPU kernel could not be compiled."""
+    """Raised if the CPU kernel cannot be compiled."""
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernel, built on first use. None, after one warning, where that is not possible.
+    """Return the compiled kernel, built on first use; None, after one warning, if that fails.
 
-    A process forked from here on runs torch on one thread, unless it asks for more: the threads of OpenMP do not
+    Processes forked afterwards run PyTorch on one thread unless they set another number. The threads of OpenMP do not
     survive a fork, and waiting for them would never end.
     """
     try:
@@ -52,18 +52,18 @@ def library() -> ctypes.CDLL | None:
 
 
 def build(folder: Path | None = None) -> Path:
-    """The shared library for this processor, compiled unless ``folder`` holds it already.
+    """Return the path of the shared library for this processor, and compile it if ``folder`` does not hold it.
 
-    Its name ends in a digest of its content, so that a damaged file is noticed, removed and compiled again; loading
-    one could end the process. Any number of processes may build at once. ``LMF_CXXFLAGS`` holds more options for the
-    compiler, which come last: ``-march=x86-64-v3`` builds for AVX2, ``-fsanitize=address`` for debugging.
+    The name ends in a digest of the content. A damaged file, which could crash the process, is thus detected and
+    compiled again. Several processes may build at the same time. ``LMF_CXXFLAGS`` adds options at the end of the
+    compiler's command line, such as ``-march=x86-64-v3`` for AVX2 or ``-fsanitize=address`` for debugging.
 
     Args:
-        folder: where compiled kernels are kept; by default `cache_folder`.
+        folder: folder of compiled kernels; `cache_folder` by default.
 
     Raises:
-        BuildError: no C++ compiler, or one that cannot compile the sources.
-        OSError: nowhere to write.
+        BuildError: if there is no C++ compiler or it cannot compile the sources.
+        OSError: if the library cannot be written.
     """
     compiler, more = find_compiler(), shlex.split(os.environ.get("LMF_CXXFLAGS", ""))
     here = Path(__file__).parent
@@ -93,11 +93,12 @@ def build(folder: Path | None = None) -> Path:
 
 
 def digest(data: bytes) -> str:
+    """Return 20 hexadecimal digits of the SHA-256 of ``data``."""
     return hashlib.sha256(data).hexdigest()[:20]
 
 
 def intact(path: Path) -> bool:
-    """Whether ``path`` holds what its name says; another process may have removed it meanwhile."""
+    """Return whether ``path`` exists and its content matches the digest in its name."""
     try:
         return path.stem.endswith(digest(path.read_bytes()))
     except OSError:
@@ -105,7 +106,11 @@ def intact(path: Path) -> bool:
 
 
 def find_compiler() -> list[str]:
-    """The C++ compiler: ``CXX`` or the first of c++, g++, clang++."""
+    """Return the command of the C++ compiler: ``CXX`` or the first of c++, g++ and clang++.
+
+    Raises:
+        BuildError: if there is none.
+    """
     if os.environ.get("CXX"):
         command = shlex.split(os.environ["CXX"])
         if shutil.which(command[0]) is None:
@@ -118,7 +123,7 @@ def find_compiler() -> list[str]:
 
 
 def processor() -> str:
-    """What tells processors apart: a library built for one may not run on another that shares the cache."""
+    """Describe the processor. A library built for one may not run on another that shares the cache."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         lines = info.read_text().splitlines()

@@ -1,6 +1,6 @@
-"""What rendering and enlarging demand of their tensors. Every entry checks it before an address is taken.
+"""Checks of the tensors for rendering and enlarging, made before their addresses are taken.
 
-All checks read shapes, types and devices alone, never values.
+The checks read shapes, dtypes and devices, never values.
 """
 
 from __future__ import annotations
@@ -16,21 +16,29 @@ from lmf.kernels.layout import InputEncoding, Weights
 from lmf.region import Layer, Region
 
 ENCODINGS = get_args(InputEncoding)
-LONGEST = 1 << 24  # cells along an axis: float32 tells no more apart
+LONGEST = 1 << 24  # limit on the cells of an axis; float32 cannot distinguish more
 
 
 def check_latent(
     modulation: Tensor, code: Tensor, extra: Tensor, weights: Weights, encoding: str, layers: int | None = None
 ) -> None:
-    """Raises ValueError unless these fit together as `lmf.kernels.render` describes them.
+    """Check the arguments of `lmf.kernels.render` except ``coord``.
 
     Args:
-        layers: of one image; then ``extra`` has one row for each of them.
+        modulation: see `lmf.kernels.render`.
+        code: see `lmf.kernels.render`.
+        extra: see `lmf.kernels.render`.
+        weights: see `lmf.kernels.render`.
+        encoding: see `lmf.kernels.render`.
+        layers: number of layers of a single image; ``extra`` then has one row per layer.
+
+    Raises:
+        ValueError: if they do not fit each other.
     """
     if encoding not in ENCODINGS:
         raise ValueError(f"encoding must be one of {ENCODINGS}, got {encoding!r}")
     if not modulation.is_floating_point():
-        raise ValueError(f"modulation must be of floating point, got {modulation.dtype}")
+        raise ValueError(f"modulation must be floating point, got {modulation.dtype}")
     first, hidden, out, bias, out_bias = weights
     expect("first", first, modulation, "D", "in")
     expect("bias", bias, modulation, "L", "D")
@@ -62,7 +70,11 @@ def check_latent(
 
 
 def check_blend(modulation: Tensor, code: Tensor, coord: Tensor) -> None:
-    """Raises ValueError unless these fit together as `lmf.kernels.blend` describes them, whatever their types."""
+    """Check the arguments of `lmf.kernels.blend`, which may have different dtypes.
+
+    Raises:
+        ValueError: if their shapes do not fit each other.
+    """
     if modulation.ndim != 4 or code.ndim != 4 or code.shape[:3] != modulation.shape[:3]:
         raise ValueError(
             f"modulation and code must be (B, h, w, C) and (B, h, w, K), got {shown(modulation)} and {shown(code)}"
@@ -73,36 +85,52 @@ def check_blend(modulation: Tensor, code: Tensor, coord: Tensor) -> None:
 
 
 def check_points(modulation: Tensor, coord: Tensor, grad: Tensor | None = None) -> None:
-    """Raises ValueError unless ``coord`` is (B, Q, 2), and ``grad`` (B, Q, 3), for ``modulation``."""
+    """Check that ``coord`` is (B, Q, 2) and ``grad`` (B, Q, 3), with the dtype and device of ``modulation``.
+
+    Raises:
+        ValueError: if not.
+    """
     expect("coord", coord, modulation, modulation.shape[0], "Q", 2)
     if grad is not None:
         expect("grad", grad, modulation, *coord.shape[:2], 3)
 
 
 def check_grid(modulation: Tensor, y: Tensor, x: Tensor, image: Tensor | None) -> None:
-    """Raises ValueError unless ``y`` and ``x`` are axes, and ``image`` (B, 3, h', w'), for ``modulation``."""
+    """Check that ``y`` is (H,), ``x`` (W,) and ``image`` (B, 3, h', w'), with dtype and device of ``modulation``.
+
+    Raises:
+        ValueError: if not.
+    """
     expect("y", y, modulation, "H")
     expect("x", x, modulation, "W")
     check_image(modulation, image)
 
 
 def check_image(modulation: Tensor, image: Tensor | None) -> None:
+    """Check that ``image``, if given, is (B, 3, h', w') with the dtype and device of ``modulation``.
+
+    Raises:
+        ValueError: if not.
+    """
     if image is not None:
         expect("image", image, modulation, modulation.shape[0], 3, "h'", "w'")
         check_size("image", *image.shape[2:])
 
 
 def check_layers(out: Tensor, target: Grid, layers: Sequence[Layer], modulation: Tensor, image: Tensor | None) -> None:
-    """Raises ValueError unless ``out`` and ``layers`` are of ``target``, for ``modulation``.
+    """Check ``out``, ``layers`` and ``image`` of `lmf.kernels.render_layers`.
 
-    Where their regions lie is checked by the kernel itself.
+    The kernel itself checks that regions lie in their grids.
+
+    Raises:
+        ValueError: if they do not fit ``target`` or ``modulation``.
     """
     check_image(modulation, image)
     expect("out", out, modulation, 3, *target.size)
     if not out.is_contiguous():
         raise ValueError(f"out must be contiguous, got strides {out.stride()}")
     if not layers:
-        raise ValueError("layers must be at least one")
+        raise ValueError("there must be at least one layer")
     for layer in layers:
         check_size("the grid of a layer", *layer.grid.size)
         check_region("part", layer.part, layer.grid, modulation.device)
@@ -113,7 +141,11 @@ def check_layers(out: Tensor, target: Grid, layers: Sequence[Layer], modulation:
 
 
 def check_enlarge(image: Tensor, source: Grid, target: Grid, out: Tensor, part: Region | None) -> None:
-    """Raises ValueError unless these fit together as `lmf.kernels.enlarge.enlarge` describes them."""
+    """Check the arguments of `lmf.kernels.enlarge.enlarge`.
+
+    Raises:
+        ValueError: if they do not fit each other.
+    """
     expect("image", image, image, "C", *source.size)
     expect("out", out, image, image.shape[0], *target.size)
     check_size("image", *source.size)
@@ -122,8 +154,13 @@ def check_enlarge(image: Tensor, source: Grid, target: Grid, out: Tensor, part: 
 
 
 def check_region(name: str, part: Region, at: Grid, device: torch.device) -> None:
+    """Check that ``part`` has the size of ``at`` and holds index tensors on ``device``.
+
+    Raises:
+        ValueError: if not. The message begins with ``name``.
+    """
     if part.size != at.size:
-        raise ValueError(f"{name} must be of {at.size} pixels, got one of {part.size}")
+        raise ValueError(f"{name} must have {at.size} pixels, got {part.size}")
     index = torch.empty(0, dtype=torch.int64, device=device)
     blocks = part.rows.shape[0] if part.rows.ndim else 0
     if not blocks:
@@ -134,12 +171,27 @@ def check_region(name: str, part: Region, at: Grid, device: torch.device) -> Non
 
 
 def check_size(name: str, height: int, width: int) -> None:
+    """Check that both sides are at least 1 and at most `LONGEST`.
+
+    Raises:
+        ValueError: if not. The message begins with ``name``.
+    """
     if not (0 < height <= LONGEST and 0 < width <= LONGEST):
         raise ValueError(f"{name} must have from 1 to {LONGEST} rows and columns, got {height} x {width}")
 
 
 def expect(name: str, tensor: Tensor, like: Tensor, *sizes: int | str) -> None:
-    """Raises ValueError unless ``tensor`` has these sizes, a name being any, and the type and device of ``like``."""
+    """Check that ``tensor`` has the given ``sizes``, and the dtype and device of ``like``.
+
+    Args:
+        name: name of the tensor for the message.
+        tensor: the tensor.
+        like: tensor with the required dtype and device.
+        sizes: size of each dimension; a string allows any size.
+
+    Raises:
+        ValueError: if not.
+    """
     fits = len(tensor.shape) == len(sizes) and tensor.dtype == like.dtype and tensor.device == like.device
     if not fits or any(not isinstance(n, str) and n != own for n, own in zip(sizes, tensor.shape, strict=True)):
         wanted = ", ".join(str(size) for size in sizes) + ("," if len(sizes) == 1 else "")
@@ -147,4 +199,5 @@ def expect(name: str, tensor: Tensor, like: Tensor, *sizes: int | str) -> None:
 
 
 def shown(tensor: Tensor) -> str:
+    """Return the shape, dtype and device of ``tensor`` for a message."""
     return f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}"

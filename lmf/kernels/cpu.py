@@ -1,4 +1,4 @@
-"""Rendering by the compiled CPU kernel (tile.h, render.cpp)."""
+"""Renders with the compiled CPU kernel (tile.h, render.cpp)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from lmf.kernels.layout import Weights, fold, strided
 from lmf.kernels.native import Kept, Layer, Problem, Region, Taps
 from lmf.region import Layer as PictureLayer
 
-LAYERS = True  # whether there is a render_layers
+LAYERS = True  # whether `render_layers` exists
 
 
 def serves(modulation: Tensor, weights: Weights, encoding: str) -> bool:
+    """Return whether this implementation supports these tensors here."""
     width, in_dim = weights.first.shape
     return (
         width in (16, 32)
@@ -34,6 +35,7 @@ def serves(modulation: Tensor, weights: Weights, encoding: str) -> bool:
 
 
 def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, encoding: str) -> Tensor:
+    """Render scattered coordinates; see `lmf.kernels.render`."""
     rgb = coord.new_empty(*coord.shape[:2], 3)
     if rgb.numel():
         rows = rows_around(coord[..., 0], modulation.shape[1])
@@ -45,6 +47,7 @@ def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weigh
 def backward(
     grad: Tensor, modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, encoding: str
 ) -> tuple[Tensor, ...]:
+    """Compute the gradients of `render`; see `lmf.kernels.reference.backward`."""
     call = Call(modulation, code, extra, weights, encoding, grad.numel() // 3)
     (b, h, w, _), (depth, width), (_, in_dim) = modulation.shape, weights.bias.shape, weights.first.shape
     rows, phases = (2, 0) if encoding == "linear" else (in_dim, in_dim // 2)
@@ -78,6 +81,7 @@ def render_grid(
     weights: Weights,
     encoding: str,
 ) -> Tensor:
+    """Render a pixel grid; see `lmf.kernels.render_grid`."""
     rgb = y.new_empty(len(modulation), 3, len(y), len(x))
     if rgb.numel():
         rows = rows_around(y, modulation.shape[1])
@@ -98,10 +102,10 @@ def render_layers(
     weights: Weights,
     encoding: str,
 ) -> None:
-    """See `lmf.kernels.render_layers`."""
+    """Render layers into a picture; see `lmf.kernels.render_layers`."""
     axes = [[t.to(modulation.dtype) for t in layer.grid.axes(modulation.device)] for layer in layers]
     rows = rows_around(torch.cat([y for y, _ in axes]), modulation.shape[1])
-    # What is one per image comes with the bias of the first layer, so that all levels share the folded latents.
+    # `extra` differs between layers. It goes into the bias of the first layer, so that all share the folded latents.
     nothing = torch.zeros_like(extra[:1])
     call = Call(
         modulation, code, nothing if encoding == "linear" else extra, weights, encoding, math.prod(target.size), rows
@@ -127,16 +131,16 @@ def render_layers(
 
 
 def rows_around(y: Tensor, cells: int) -> tuple[int, int]:
-    """The half-open range of latent rows that ``y`` (not empty) may touch, on the generous side."""
+    """Return a half-open range of latent rows that covers those which ``y`` (not empty) reads."""
     first, last = ((float(v) + 1) * cells / 2 for v in torch.aminmax(y))
     if not math.isfinite(first + last):
         return 0, cells
-    more = 2 + math.ceil(cells * 1e-6)  # neighbours and rounding; the shift of 1e-6 towards them, and more rounding
+    more = 2 + math.ceil(cells * 1e-6)  # for neighbours and rounding, and for the shift of 1e-6 towards them
     return max(0, min(math.floor(first) - more, cells - 1)), min(cells, max(1, math.ceil(last) + more))
 
 
 class Call(Kept):
-    """One call of the library: its `Problem`, and the tensors that this points into."""
+    """A call of the library: its `Problem` and the tensors that it points to."""
 
     def __init__(
         self,
@@ -186,7 +190,7 @@ class Call(Kept):
         )
 
     def image(self, image: Tensor | None) -> tuple[int | None, int, int]:
-        """Address and size of an image (B, 3, h, w); None and zeros for None."""
+        """Return the address, height and width of an image (B, 3, h, w); None and zeros for None."""
         return (None, 0, 0) if image is None else (self.address(image), image.shape[2], image.shape[3])
 
     def __call__(self, function: str, *args: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Bilinear enlargement, by the compiled CPU kernel (enlarge.h) where that serves, else by torch."""
+"""Enlarges bilinearly with the compiled CPU kernel (enlarge.h), or with PyTorch where that does not apply."""
 
 from __future__ import annotations
 
@@ -13,23 +13,27 @@ from lmf.kernels.build import library
 from lmf.kernels.checks import check_enlarge
 from lmf.region import Region
 
-Taps = tuple[Tensor, Tensor, Tensor]  # for each pixel of an axis the two around it, int64, and the weight of the second
-STRETCH = 64  # rows that share what they read
+Taps = tuple[
+    Tensor, Tensor, Tensor
+]  # for each pixel of an axis: two source pixels, int64, and the weight of the second
+STRETCH = 64  # rows that share the source rows they read
 
 
 def enlarge(image: Tensor, source: Grid, target: Grid, out: Tensor | None = None, part: Region | None = None) -> Tensor:
-    """Enlarges a picture from one grid to another, bilinearly, the border repeated.
+    """Enlarge a picture from one grid to another bilinearly, with the border repeated.
 
     Args:
         image: (C, rows, cols), the pixels of ``source``.
-        out: (C, rows, cols) of ``target``, to be filled; a new tensor by default.
-        part: the pixels to be filled; all by default.
+        source: the grid of ``image``.
+        target: the grid to enlarge to.
+        out: (C, rows, cols) of ``target`` to fill; a new tensor by default.
+        part: the pixels to fill; all by default.
 
     Returns:
         ``out``.
 
     Raises:
-        ValueError: tensors that do not fit the grids or each other, or a part that does not lie in ``target``.
+        ValueError: if the tensors do not fit the grids or each other, or ``part`` does not lie in ``target``.
     """
     out = image.new_empty(*image.shape[:-2], *target.size) if out is None else out
     check_enlarge(image, source, target, out, part)
@@ -53,7 +57,7 @@ def enlarge(image: Tensor, source: Grid, target: Grid, out: Tensor | None = None
 
 
 def along(source: Grid, target: Grid, axis: int, like: Tensor) -> Taps:
-    """`taps` along one axis."""
+    """Return the `taps` from ``source`` to ``target`` along one axis, with the dtype and device of ``like``."""
     spans = [(g.cells[axis], (g.rows, g.cols)[axis]) for g in (source, target)]
     return taps(*spans[0], *spans[1], like)
 
@@ -61,7 +65,7 @@ def along(source: Grid, target: Grid, axis: int, like: Tensor) -> Taps:
 def taps(
     source: float, source_span: tuple[int, int], target: float, target_span: tuple[int, int], like: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """For each target pixel of an axis the two source pixels around it and the weight of the second."""
+    """Return, for each target pixel of an axis, the two source pixels around it and the weight of the second."""
     position = (torch.arange(*target_span, dtype=torch.float64) + 0.5) * (source / target) - 0.5 - source_span[0]
     position = position.clamp(0, source_span[1] - source_span[0] - 1)
     first = position.long()
@@ -71,14 +75,14 @@ def taps(
 
 
 def enlarge_by_torch(out: Tensor, image: Tensor, rows: Taps, columns: Taps, part: Region | None) -> None:
-    """Fills ``out`` (C, H, W), or a part, with ``image`` (C, h, w) sampled at ``rows`` (H,) and ``columns`` (W,)."""
+    """Fill ``out`` (C, H, W), or a part, with ``image`` (C, h, w) sampled at ``rows`` (H,) and ``columns`` (W,)."""
     (above, below, down), (left, right, along) = rows, columns
     first, last, mask = above.tolist(), below.tolist(), None if part is None else part.mask
     stretch = max(1, 131072 // len(left))
     for start in range(0, len(above), stretch):
         stop = min(start + stretch, len(above))
         top, bottom = first[start], last[stop - 1] + 1
-        x = image[:, top:bottom].mT.contiguous()  # (C, columns, source rows): whole columns are cheap to pick
+        x = image[:, top:bottom].mT.contiguous()  # (C, columns, source rows): selecting whole columns is fast
         x = x.index_select(1, left).lerp_(x.index_select(1, right), along[:, None]).mT.contiguous()
         upper, lower = (x.index_select(1, index[start:stop] - top) for index in (above, below))
         upper.lerp_(lower, down[start:stop, None])

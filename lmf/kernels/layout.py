@@ -1,4 +1,4 @@
-"""What the kernels take, and how the compiled ones want it laid out."""
+"""The weights that the kernels take, and the memory layout that the compiled ones need."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ InputEncoding = Literal["linear", "fourier"]
 
 
 class Weights(NamedTuple):
-    """A modulated MLP of L hidden layers of width D that reads ``in`` numbers."""
+    """Weights of a modulated MLP with ``in`` inputs and L hidden layers of width D."""
 
     first: Tensor  # (D, in)
     hidden: Tensor  # (L - 1, D, D)
@@ -22,7 +22,7 @@ class Weights(NamedTuple):
 
 
 def fold(code: Tensor, extra: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-    """Splits a linear first layer into what a latent determines and what the coordinate adds.
+    """Split a linear first layer into a part per latent and the weights of the relative coordinate.
 
     Args:
         code: (B, h, w, K).
@@ -30,7 +30,7 @@ def fold(code: Tensor, extra: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
         first: (D, K + 2 + E).
 
     Returns:
-        (B, h, w, D), to which a query adds ``rel @ columns.T``, and columns (D, 2).
+        The part per latent (B, h, w, D) and columns (D, 2); a query adds ``rel @ columns.T``.
     """
     k = code.shape[-1]
     same = F.linear(extra, first[:, k + 2 :])[:, None]  # (B, 1, D)
@@ -39,5 +39,5 @@ def fold(code: Tensor, extra: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def strided(t: Tensor) -> Tensor:
-    """``t`` (B, h, w, C), copied if need be so that its latents lie evenly spaced, each of them contiguous."""
+    """Return ``t`` (B, h, w, C) with contiguous latents at even distances, copied if necessary."""
     return t if t.stride(3) == 1 and t.stride(1) == t.shape[2] * t.stride(2) else t.contiguous()

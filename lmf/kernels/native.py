@@ -1,4 +1,4 @@
-"""The functions and structs of the compiled library, as ctypes calls them."""
+"""The functions and structs of the compiled library for ctypes."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class Region(ctypes.Structure):
 
     @classmethod
     def of(cls, kept: Kept, own: region.Region) -> Region:
+        """Convert a region, whose tensors ``kept`` keeps."""
         return cls(*map(kept.address, (own.rows, own.first, own.runs)), len(own.rows) - 1, len(own.runs))
 
 
@@ -45,6 +46,7 @@ class Taps(ctypes.Structure):
 
     @classmethod
     def of(cls, kept: Kept, taps: tuple[Tensor, Tensor, Tensor]) -> Taps:
+        """Convert taps, whose tensors ``kept`` keeps."""
         return cls(*map(kept.address, taps), len(taps[0]))
 
 
@@ -61,17 +63,17 @@ class Layer(ctypes.Structure):
 
 
 class Kept:
-    """Tensors whose addresses the library was given: they must outlive the call."""
+    """Keeps tensors alive whose addresses the library has received."""
 
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
 
     def address(self, tensor: Tensor | None) -> int | None:
-        """The address of ``tensor``, copied if it is not contiguous; None for None."""
+        """Return the address of ``tensor``, copied if it is not contiguous; None for None."""
         return None if tensor is None else self.strided(tensor.contiguous())
 
     def strided(self, tensor: Tensor) -> int:
-        """The address of ``tensor``, whose strides the library knows."""
+        """Return the address of ``tensor``, whose strides the library receives as well."""
         self.tensors.append(tensor)
         return tensor.data_ptr()
 
@@ -82,7 +84,7 @@ _STRUCTS: tuple[type[ctypes.Structure], ...] = (
     Taps,
     Layer,
 )  # in the order of struct_size in render.cpp
-_CALL: dict[str, list[Any]] = {  # what each takes after its Problem
+_CALL: dict[str, list[Any]] = {  # arguments after the Problem
     "points": [_pointer, _int, _pointer],
     "points_backward": [_pointer, _int, _pointer],
     "grid": [_pointer, _int, _pointer, _int, _pointer, _int, _int, _pointer],
@@ -91,10 +93,10 @@ _CALL: dict[str, list[Any]] = {  # what each takes after its Problem
 
 
 def load(path: Path) -> ctypes.CDLL:
-    """The library in ``path``, every function with its signature.
+    """Load the library in ``path`` and declare the signatures of its functions.
 
     Raises:
-        OSError: a file that is no such library, or one whose structs have other sizes than ours.
+        OSError: if the file is not such a library, or its structs have other sizes than those here.
     """
     library = ctypes.CDLL(str(path))
     try:

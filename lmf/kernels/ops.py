@@ -1,8 +1,8 @@
-"""Rendering as torch operators: shapes, gradients, autocast and FLOPs, so that compile, export and counters know them.
+"""Registers rendering as PyTorch operators with shapes, gradients, autocast and FLOP formulas.
 
-``lmf::render`` at scattered coordinates, ``lmf::render_backward`` its gradients, ``lmf::render_grid`` on pixel grids.
-Each picks its implementation when it runs: by `backend` if that says so, else by device and what is installed. All
-raise ValueError, naming it, for a tensor whose shape, type or device does not fit the others.
+``lmf::render`` renders scattered coordinates, ``lmf::render_backward`` computes its gradients and ``lmf::render_grid``
+renders pixel grids. Each chooses its implementation when it runs: that of `backend` if set, else by device and
+availability. All raise ValueError if the shape, dtype or device of a tensor does not fit the others.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ BACKENDS = ("reference", "cpu", "triton")
 
 
 def checked(name: str) -> str:
+    """Return ``name`` if it is one of `BACKENDS`.
+
+    Raises:
+        ValueError: if not.
+    """
     if name not in BACKENDS:
         raise ValueError(f"the rendering backend must be one of {BACKENDS}, got {name!r}")
     return name
@@ -35,17 +40,16 @@ forced: str | None = checked(os.environ["LMF_KERNEL"]) if os.environ.get("LMF_KE
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Within the block, rendering runs on this implementation whatever the device.
+    """Use one implementation for all rendering within the block.
 
-    This holds for the whole process: a block that one thread enters is in force for all, and blocks in several threads
-    at once get into each other's way.
+    The choice holds for the whole process. Do not enter such blocks in several threads at once.
 
     Args:
-        name: ``"reference"``, ``"cpu"`` or ``"triton"``. The environment variable ``LMF_KERNEL`` does the same for a
-            whole run.
+        name: ``"reference"``, ``"cpu"`` or ``"triton"``. The environment variable ``LMF_KERNEL`` sets it for a whole
+            run.
 
     Raises:
-        ValueError: an unknown name; while rendering, an implementation that cannot serve.
+        ValueError: if the name is unknown. Rendering raises it if the implementation does not support the tensors.
     """
     global forced
     before, forced = forced, checked(name)
@@ -56,9 +60,12 @@ def backend(name: str) -> Iterator[None]:
 
 
 def implementation(modulation: Tensor, weights: Weights, encoding: str) -> Any:
-    """The module of this package whose ``render``, ``backward`` and ``render_grid`` serve these tensors.
+    """Return the module of this package whose ``render``, ``backward`` and ``render_grid`` support these tensors.
 
-    Its ``LAYERS`` is true if it also has a ``render_layers``.
+    Its ``LAYERS`` says whether it also has ``render_layers``.
+
+    Raises:
+        ValueError: if the implementation chosen by `backend` does not support them.
     """
     name = forced or {"cpu": "cpu", "cuda": "triton"}.get(modulation.device.type, "reference")
     if name == "triton" and importlib.util.find_spec("triton") is None:
@@ -77,7 +84,7 @@ def implementation(modulation: Tensor, weights: Weights, encoding: str) -> Any:
 
 
 def checked_mlp(modulation: Tensor, code: Tensor, extra: Tensor, mlp: tuple[Any, ...]) -> tuple[Weights, str]:
-    """``mlp``, the last arguments of every operator, as weights and encoding that fit the latents."""
+    """Split ``mlp``, the last arguments of every operator, into weights and encoding, and check all arguments."""
     weights, encoding = Weights(*mlp[:-1]), mlp[-1]
     check_latent(modulation, code, extra, weights, encoding)
     return weights, encoding
@@ -89,9 +96,12 @@ _WEIGHTS = "Tensor first, Tensor hidden, Tensor out, Tensor bias, Tensor out_bia
 
 @torch.library.custom_op("lmf::render", mutates_args=(), schema=f"({_LATENT}, Tensor coord, {_WEIGHTS}) -> Tensor")
 def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any) -> Tensor:
+    """Render scattered coordinates; see `lmf.kernels.render`."""
     weights, encoding = checked_mlp(modulation, code, extra, mlp)
     check_points(modulation, coord)
-    return implementation(modulation, weights, encoding).render(modulation, code, extra, coord, weights, encoding)
+    module = implementation(modulation, weights, encoding)
+    rgb: Tensor = module.render(modulation, code, extra, coord, weights, encoding)
+    return rgb
 
 
 @torch.library.custom_op(
@@ -102,11 +112,12 @@ def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp:
 def render_backward(
     grad: Tensor, modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any
 ) -> tuple[Tensor, ...]:
+    """Compute the gradients of `render`; see `lmf.kernels.reference.backward`."""
     weights, encoding = checked_mlp(modulation, code, extra, mlp)
     check_points(modulation, coord, grad)
-    return implementation(modulation, weights, encoding).backward(
-        grad, modulation, code, extra, coord, weights, encoding
-    )
+    module = implementation(modulation, weights, encoding)
+    grads: tuple[Tensor, ...] = module.backward(grad, modulation, code, extra, coord, weights, encoding)
+    return grads
 
 
 @torch.library.custom_op(
@@ -115,11 +126,12 @@ def render_backward(
 def render_grid(
     modulation: Tensor, code: Tensor, extra: Tensor, y: Tensor, x: Tensor, image: Tensor | None, *mlp: Any
 ) -> Tensor:
+    """Render a pixel grid; see `lmf.kernels.render_grid`."""
     weights, encoding = checked_mlp(modulation, code, extra, mlp)
     check_grid(modulation, y, x, image)
-    return implementation(modulation, weights, encoding).render_grid(
-        modulation, code, extra, y, x, image, weights, encoding
-    )
+    module = implementation(modulation, weights, encoding)
+    rgb: Tensor = module.render_grid(modulation, code, extra, y, x, image, weights, encoding)
+    return rgb
 
 
 @render.register_fake
@@ -161,9 +173,10 @@ for _op in (render, render_backward, render_grid):
 
 
 def _flops(queries: int, mlp: tuple[Any, ...]) -> int:
-    """Of the definition: four latents a query, every layer in full; 2 to a multiply-add."""
+    """Return the FLOPs of the definition, with four latents per query and 2 FLOPs per multiply-add."""
     (width, in_dim), depth = mlp[0], mlp[3][0]
-    return 2 * 4 * queries * (in_dim * width + (depth - 1) * width * width + 3 * width)
+    macs: int = 4 * queries * (in_dim * width + (depth - 1) * width * width + 3 * width)
+    return 2 * macs
 
 
 @register_flop_formula(torch.ops.lmf.render)
@@ -173,7 +186,7 @@ def _(modulation: Any, code: Any, extra: Any, coord: Any, *mlp: Any, **_: Any) -
 
 @register_flop_formula(torch.ops.lmf.render_backward)
 def _(grad: Any, modulation: Any, code: Any, extra: Any, coord: Any, *mlp: Any, **_: Any) -> int:
-    return 2 * _flops(coord[0] * coord[1], mlp)  # wrt inputs and wrt weights
+    return 2 * _flops(coord[0] * coord[1], mlp)  # with respect to inputs and to weights
 
 
 @register_flop_formula(torch.ops.lmf.render_grid)

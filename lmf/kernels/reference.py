@@ -1,4 +1,4 @@
-"""The definition of rendering, in plain torch: readable, differentiable, and what every kernel is tested against."""
+"""Defines rendering in plain PyTorch: readable, differentiable, and the reference for the tests of all kernels."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lmf import grid
 from lmf.kernels.checks import check_blend
 from lmf.kernels.layout import Weights
 
-LAYERS = False  # whether there is a render_layers
-QUERIES = 65536  # gathered at a time, where that may be chosen
+LAYERS = False  # whether `render_layers` exists
+QUERIES = 65536  # number of queries to gather at a time
 
 
 def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, encoding: str) -> Tensor:
-    """See `lmf.kernels.render`."""
+    """Render scattered coordinates; see `lmf.kernels.render`."""
 
     def predict(modulation: Tensor, code: Tensor, rel: Tensor) -> Tensor:
         return mlp(render_input(code, rel, extra[:, None], encoding), modulation, weights)
@@ -26,6 +26,7 @@ def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weigh
 
 
 def serves(modulation: Tensor, weights: Weights, encoding: str) -> bool:
+    """Return True: this implementation supports all tensors."""
     return True
 
 
@@ -39,7 +40,7 @@ def render_grid(
     weights: Weights,
     encoding: str,
 ) -> Tensor:
-    """See `lmf.kernels.render_grid`. In bands, since it gathers."""
+    """Render a pixel grid in bands of rows, to bound the gathered tensors; see `lmf.kernels.render_grid`."""
     b, rows = len(modulation), max(1, QUERIES // max(1, len(modulation) * len(x)))
     bands = []
     for band in y.split(rows):
@@ -54,15 +55,20 @@ def render_grid(
 def blend(
     modulation: Tensor, code: Tensor, coord: Tensor, predict: Callable[[Tensor, Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """The local ensemble: what ``predict`` makes of the four latents around each coordinate, blended.
+    """Blend the predictions of the four latents around each coordinate (the local ensemble).
 
     Args:
-        modulation, code: (B, h, w, C), channels last.
-        coord: (B, Q, 2) in [-1, 1].
-        predict: of modulation (B, Q, C), code (B, Q, K) and relative coordinate (B, Q, 2) of one latent per query.
+        modulation: (B, h, w, C).
+        code: (B, h, w, K).
+        coord: (B, Q, 2) as (y, x) in [-1, 1].
+        predict: maps modulation (B, Q, C), code (B, Q, K) and relative coordinate (B, Q, 2) of one latent per query to
+            colours (B, Q, 3).
+
+    Returns:
+        (B, Q, 3).
 
     Raises:
-        ValueError: tensors of other shapes.
+        ValueError: if a shape does not match.
     """
     check_blend(modulation, code, coord)
     h, w = modulation.shape[1:3]
@@ -73,16 +79,17 @@ def blend(
 
 
 def render_input(code: Tensor, rel: Tensor, extra: Tensor, encoding: str) -> Tensor:
-    """What the MLP reads: ``code`` (B, Q, K), ``rel`` (B, Q, 2) and ``extra`` (B, 1 or Q, E) in the given encoding."""
+    """Encode ``code`` (B, Q, K), ``rel`` (B, Q, 2) and ``extra`` (B, 1 or Q, E) as the input (B, Q, in) of the MLP."""
     if encoding == "linear":
         return torch.cat([code, rel, extra.expand(*rel.shape[:2], -1)], dim=-1)
     amplitude, fy, fx = code.split([code.shape[-1] // 2, code.shape[-1] // 4, code.shape[-1] // 4], dim=-1)
     angle = torch.pi * (fy * rel[..., :1] + fx * rel[..., 1:] + extra)  # (B, Q, M / 2)
-    return amplitude * torch.cat([angle.cos(), angle.sin()], dim=-1)
+    z: Tensor = amplitude * torch.cat([angle.cos(), angle.sin()], dim=-1)
+    return z
 
 
 def mlp(x: Tensor, modulation: Tensor, weights: Weights) -> Tensor:
-    """``x`` (..., in) with ``modulation`` (..., 2 L D) to (..., 3): ``relu((W x + b) * (1 + scale_l) + shift_l)``."""
+    """Map ``x`` (..., in) to (..., 3) by L layers ``relu((W x + b) * (1 + scale_l) + shift_l)`` and a linear one."""
     depth, width = weights.bias.shape
     scales, shifts = modulation.unflatten(-1, (2, depth, width)).unbind(-3)  # (..., L, D) each
     for level, weight in enumerate([weights.first, *weights.hidden]):
@@ -94,10 +101,10 @@ def mlp(x: Tensor, modulation: Tensor, weights: Weights) -> Tensor:
 def backward(
     grad: Tensor, modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, encoding: str
 ) -> tuple[Tensor, ...]:
-    """Gradients of ``(grad * render(...)).sum()`` wrt modulation, code, extra and the five weights.
+    """Compute the gradients of ``(grad * render(...)).sum()`` for modulation, code, extra and the five weights.
 
-    Written out, and recomputed chunk by chunk, because operators run below autograd and must not keep a gathered
-    modulation tensor.
+    The chain rule is written out because operators run below autograd. The forward pass is repeated in chunks, so that
+    no gathered modulation tensor is kept.
     """
     b, h, w, _ = modulation.shape
     depth, width = weights.bias.shape
@@ -129,7 +136,7 @@ def backward(
                 g = g * (1 + scales[:, level])
                 to_bias[level] += g.sum(0)
                 to_layers[level] += g.T @ x[level]
-                g = g @ layers[level]  # (n, D), at last (n, in)
+                g = g @ layers[level]  # (n, D); (n, in) after the last step
             to_modulation.index_add_(0, at, torch.cat([to_scales, to_shifts], dim=1).flatten(1))
             to_codes, to_extras = input_backward(g, codes, rel, extra[image], encoding)
             to_code.index_add_(0, at, to_codes)
@@ -138,7 +145,7 @@ def backward(
 
 
 def input_backward(g: Tensor, code: Tensor, rel: Tensor, extra: Tensor, encoding: str) -> tuple[Tensor, Tensor]:
-    """Gradients wrt ``code`` (n, K) and ``extra`` (n, E) of `render_input`, given ``g`` (n, in) of its result."""
+    """Compute the gradients of `render_input` for ``code`` (n, K) and ``extra`` (n, E) from ``g`` (n, in)."""
     if encoding == "linear":
         return g[:, : code.shape[1]], g[:, code.shape[1] + 2 :]
     amplitude, fy, fx = code.split([code.shape[1] // 2, code.shape[1] // 4, code.shape[1] // 4], dim=1)
@@ -150,7 +157,7 @@ def input_backward(g: Tensor, code: Tensor, rel: Tensor, extra: Tensor, encoding
 
 
 def chunks(coord: Tensor) -> Iterator[slice]:
-    """Slices of the queries of ``coord`` (B, Q, 2), `QUERIES` of the whole batch at a time."""
+    """Yield slices of the queries of ``coord`` (B, Q, 2), with about `QUERIES` queries of the whole batch each."""
     step = max(1, QUERIES // max(1, len(coord)))
     for start in range(0, coord.shape[1], step):
         yield slice(start, start + step)

@@ -1,12 +1,12 @@
-"""Rendering on CUDA by one Triton kernel: a program renders `PIXELS` queries of an image from registers.
+"""Renders on CUDA with one Triton kernel, whose programs render `PIXELS` queries of an image each from registers.
 
-A row of its matrices is one of the four neighbours of one query, so that a weight matrix is read once for 4 `PIXELS`
-rows. Products run on tensor cores as three TF32 products each, which keeps float32's accuracy (about 1e-6 of the
-output); plain TF32 would be off by 1e-3.
+A row of its matrices is one of the four neighbours of a query. A weight matrix is therefore read once for 4 `PIXELS`
+rows. Products run on tensor cores as three TF32 products each, which keeps the accuracy of float32 (about 1e-6 of the
+output); plain TF32 has errors of 1e-3.
 """
 
-# Triton gives the parameters of kernels its own types when it compiles them.
-# mypy: disable-error-code="no-untyped-def"
+# Triton assigns types to the parameters of kernels when it compiles them, and its decorators have no types.
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 from __future__ import annotations
 
 import torch
@@ -20,13 +20,14 @@ from lmf.kernels.reference import backward
 
 __all__ = ["LAYERS", "backward", "render", "render_grid", "serves"]
 
-LAYERS = False  # whether there is a render_layers
+LAYERS = False  # whether `render_layers` exists
 PIXELS = 32
 MOST = 2**31 - PIXELS  # the kernel counts queries in 32 bits
 PRECISION = "tf32x3"
 
 
 def serves(modulation: Tensor, weights: Weights, encoding: str) -> bool:
+    """Return whether this implementation supports these tensors here."""
     width, in_dim = weights.first.shape
     return (
         (modulation.is_cuda or bool(knobs.runtime.interpret))
@@ -38,6 +39,7 @@ def serves(modulation: Tensor, weights: Weights, encoding: str) -> bool:
 
 
 def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, weights: Weights, encoding: str) -> Tensor:
+    """Render scattered coordinates; see `lmf.kernels.render`."""
     rgb = coord.new_empty(*coord.shape[:2], 3)
     launch(modulation, code, extra, coord.contiguous(), None, None, rgb, coord.shape[1], weights, encoding)
     return rgb
@@ -53,6 +55,7 @@ def render_grid(
     weights: Weights,
     encoding: str,
 ) -> Tensor:
+    """Render a pixel grid; see `lmf.kernels.render_grid`."""
     rgb = y.new_empty(len(modulation), 3, len(y), len(x))
     image = None if image is None else image.contiguous()
     launch(modulation, code, extra, y.contiguous(), x.contiguous(), image, rgb, len(y) * len(x), weights, encoding)
@@ -71,6 +74,11 @@ def launch(
     weights: Weights,
     encoding: str,
 ) -> None:
+    """Run the kernel for ``queries`` queries per image and write the colours to ``rgb``.
+
+    Raises:
+        ValueError: if there are more than `MOST` queries per image.
+    """
     if not rgb.numel():
         return
     if queries > MOST:
@@ -115,37 +123,37 @@ def launch(
         SKIP=image is not None,
         PIXELS=PIXELS,
         PRECISION=PRECISION,
-        enable_fp_fusion=False,  # or ties between neighbours fall differently than on other devices
+        enable_fp_fusion=False,  # fusion would round ties between neighbours differently than other devices
     )
 
 
 def axis_constants(cells: int) -> tuple[float, float, float, float]:
-    """The shifts towards both neighbours, and step and start of the latent centres: `lmf.grid`'s, as `locate` reads."""
+    """Return the constants of `locate`: shifts towards both neighbours, and step and start of the latents."""
     return -1 / cells + 1e-6, 1 / cells + 1e-6, 2 / cells, -1 + 1 / cells
 
 
 @triton.jit
 def locate(c, shift, step, start, n):
-    """Latent on one axis on one side of coordinate c, and c relative to it: `lmf.grid.ensemble`, step by step."""
+    """Return the latent on one side of coordinate c along an axis, and c relative to it, as in `lmf.grid.ensemble`."""
     s = tl.minimum(tl.maximum(c + shift, -1 + 1e-6), 1 - 1e-6)
     i = ((s + 1) * n - 1) * 0.5
     i = (i + 12582912.0) - 12582912.0  # 1.5 * 2^23: rounds half to even
-    i = tl.where(i > 0, tl.minimum(i, n - 1.0), 0.0)  # NaN too lands on a latent
+    i = tl.where(i > 0, tl.minimum(i, n - 1.0), 0.0)  # NaN maps to a latent as well
     return i.to(tl.int32), (c - (i * step + start)) * n
 
 
 @triton.jit
 def sample(c, n):
-    """Bilinear sampling on one axis, border repeated: the two indices and the weight of the second."""
+    """Return two indices along an axis and the weight of the second, for bilinear sampling with the border repeated."""
     v = ((c + 1) * n - 1) * 0.5
-    v = tl.where(v > 0, tl.minimum(v, n - 1.0), 0.0)  # NaN too lands on a pixel
+    v = tl.where(v > 0, tl.minimum(v, n - 1.0), 0.0)  # NaN maps to a pixel as well
     i = v.to(tl.int32)
     return i, tl.minimum(i + 1, n - 1), v - i
 
 
 @triton.jit
 def modulate(a, modulation, layer, D: tl.constexpr, L: tl.constexpr):
-    """relu(a * (1 + scale) + shift) for a (rows, D), modulation pointing at each row's numbers."""
+    """Compute relu(a * (1 + scale) + shift) for a (rows, D); modulation points to the numbers of each row."""
     at = modulation[:, None] + (layer * D + tl.arange(0, D))[None, :]
     return tl.maximum(a * (1 + tl.load(at)) + tl.load(at + L * D), 0.0)
 
@@ -190,6 +198,7 @@ def kernel(
     PIXELS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
+    """Render `PIXELS` queries of one image."""
     b = tl.program_id(1).to(tl.int64)
     row = tl.arange(0, 4 * PIXELS)
     q = tl.minimum(tl.program_id(0) * PIXELS + row // 4, queries - 1)
@@ -200,7 +209,7 @@ def kernel(
         cy = tl.load(y + (b * queries + q) * 2)
         cx = tl.load(y + (b * queries + q) * 2 + 1)
 
-    # This row's neighbour, and the weight the ensemble gives it: the area towards the opposite one.
+    # The neighbour of each row and its weight in the ensemble, the area towards the opposite neighbour.
     up, ry_up = locate(cy, above, y_step, y_start, h)
     down, ry_down = locate(cy, below, y_step, y_start, h)
     west, rx_west = locate(cx, left, x_step, x_start, w)
