@@ -35,7 +35,7 @@ def check_request(
     if scale is not None and not (number and math.isfinite(scale) and scale > 0):
         raise UserError(f"scale must be a positive number, got {scale!r}")
     if size is not None and not (isinstance(size, Sequence) and len(size) == 2 and all(map(is_positive, size))):
-        raise UserError(f"size must be [height, width] in whole pixels, got {size!r}")
+        raise UserError(f"size must be [height,width] in whole pixels, got {size!r}")
     formats = [suffix[1:] for suffix in io.WRITABLE]
     if fmt is not None and fmt not in formats:
         raise UserError(f"format must be one of {', '.join(formats)}, got {fmt!r}")

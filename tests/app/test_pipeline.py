@@ -162,6 +162,24 @@ def test_upscale_refuses_nonsense_before_it_starts(compose, trained, tmp_path, c
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tile=0", "tile must be"),
+        ("quality=abc", "quality must be"),
+        ("quality=null", "quality must be"),
+        ("precision=8", "precision must be"),
+        ("scale=true", "scale must be"),
+        ("input=''", "the input is an empty name"),
+    ],
+)
+def test_upscale_checks_its_options_before_it_loads_the_model(compose, tmp_path, caplog, override, message):
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    with pytest.raises(SystemExit):
+        pipeline.run(compose("task=upscale", "ckpt_path=nowhere", f"input={tmp_path}/a.png", "scale=2", override))
+    assert message in caplog.text
+
+
 def test_upscale_a_folder(compose, trained, tmp_path, caplog):
     pictures = tmp_path / "pictures"
     (pictures / "sub").mkdir(parents=True)

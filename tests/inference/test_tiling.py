@@ -1,4 +1,4 @@
-"""Pictures made in tiles, strips and bands are the pictures made whole."""
+"""Tests that pictures rendered in tiles, strips and bands equal those rendered as a whole."""
 
 import os
 import signal
@@ -110,7 +110,7 @@ def test_decoders_look_as_far_as_they_say(decoder):
 
 
 def test_pieces_are_bounded(monkeypatch):
-    """However large the picture, no part sees more of it than a tile, a strip, a band."""
+    """No part receives more than a tile, a strip or a band, whatever the size of the picture."""
     model = build()
     tiles, strips, bands = [], [], []
     features, latent = model.features, model.decoder.latent
@@ -134,7 +134,7 @@ def test_a_small_picture_goes_through_whole(monkeypatch):
 
 
 def test_a_strip_keeps_coordinates_relative_to_rows():
-    """Also where rounding decides: centres that coincide in the whole picture coincide in the strip."""
+    """Centres that coincide in the whole picture coincide in the strip, also where rounding decides."""
     whole = Grid((3 * 61, 5), (3 * 40, 3 * 61), (0, 5))
     strip = Strip(38, 61, 61)
     y, own = whole.axes()[0], Grid(whole.cells, whole.rows, whole.cols, strip).axes()[0]

@@ -1,4 +1,4 @@
-"""Small valid pictures of every format that is read, from other encoders than ours."""
+"""Small valid pictures of every readable format, from encoders other than `lmf.io`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta
 
 
 def noise(*shape: int, dtype: str = "uint8", seed: int = 0) -> np.ndarray:
-    """Noise that compresses like a picture: smooth, with a little grain in each sample."""
+    """Return noise that compresses like a photograph: smooth, with a little grain."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[: shape[0], : shape[1]]
     base = 0.5 + 0.35 * np.sin(y / 5 + x / 9)
@@ -53,7 +53,7 @@ def chunk(name: bytes, data: bytes) -> bytes:
 
 
 def by_hand(array: np.ndarray, depth: int = 16, colour: int | None = None, *chunks: bytes) -> bytes:
-    """A PNG file without filters: ``array`` (H, W[, C]) holds the bytes of rows where ``depth`` is less than 8."""
+    """Return a PNG file without filters; ``array`` (H, W[, C]) holds packed bytes of rows if ``depth`` is below 8."""
     height, width = array.shape[0], array.shape[1] * (8 // depth if depth < 8 else 1)
     colour = {1: 0, 2: 4, 3: 2, 4: 6}[(*array.shape, 1)[2]] if colour is None else colour
     rows = array.astype(">u2") if depth == 16 else array
@@ -65,7 +65,7 @@ def by_hand(array: np.ndarray, depth: int = 16, colour: int | None = None, *chun
 
 
 def corpus() -> dict[str, bytes]:
-    """Name with suffix: bytes."""
+    """Return the content of each file by its name."""
     rgb, deep = noise(30, 40, 3), noise(30, 40, 3, dtype="uint16")
     said: dict[str, Any] = {"exif": exif(), "icc_profile": ICC}
     image = Image.fromarray(rgb)

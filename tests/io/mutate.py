@@ -1,7 +1,7 @@
-"""Reads damaged pictures: none may end the process, hang, raise anything but `ImageError`, or take much memory.
+"""Reads damaged pictures, none of which may crash, hang, raise anything but `ImageError`, or take much memory.
 
-``python -m tests.io.mutate 5000`` prints what became of as many; the seed is fixed. What has only been cut short
-must be refused, unless it still gives all of the picture.
+``python -m tests.io.mutate 5000`` prints the outcomes for 5000 pictures from a fixed seed. Truncated files must be
+refused unless they still hold the whole picture.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def mutated(data: bytes, rng: np.random.Generator) -> tuple[str, bytes]:
-    """What was done and the damaged file."""
+    """Return a description of the damage and the damaged file."""
     kind = ("cut", "flip", "field", "insert", "delete", "zero", "copy")[rng.integers(7)]
     out, size = bytearray(data), len(data)
     at = int(rng.integers(size))
@@ -57,7 +57,7 @@ def mutated(data: bytes, rng: np.random.Generator) -> tuple[str, bytes]:
 
 
 class Reader:
-    """A process that reads pictures by name, and a new one where that ends."""
+    """A process that reads pictures by name; it is replaced when it ends."""
 
     def __init__(self) -> None:
         self.start()
@@ -71,7 +71,7 @@ class Reader:
         self.process.stdout.readline()  # it has started, which takes longer than reading
 
     def read(self, path: Path) -> dict[str, object]:
-        """What became of ``path``: its outcome and the peak memory so far."""
+        """Return the outcome of reading ``path`` and the peak memory so far."""
         assert self.process.stdin
         assert self.process.stdout
         self.process.stdin.write(f"{path}\n")
@@ -91,7 +91,7 @@ class Reader:
 
 
 def serve() -> None:
-    """Reads the pictures that are named on standard input."""
+    """Read the pictures named on standard input."""
     from lmf import io
 
     answers = os.fdopen(os.dup(1), "w")
@@ -109,7 +109,7 @@ def serve() -> None:
 
 
 def campaign(count: int, folder: Path, seed: int = 0) -> tuple[Counter[str], list[str], int]:
-    """How often each outcome was met, the faults in words, and the peak memory in bytes."""
+    """Return the count of each outcome, the descriptions of all faults, and the peak memory in bytes."""
     rng, files = np.random.default_rng(seed), sorted(corpus().items())
     outcomes: Counter[str] = Counter()
     faults, peak, reader = [], 0, Reader()

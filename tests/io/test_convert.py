@@ -1,4 +1,4 @@
-"""Pictures in memory, taken apart and put together again."""
+"""Tests of `decompose` and of the functions that convert back."""
 
 from pathlib import Path
 
@@ -96,13 +96,13 @@ def test_upscale_keeps_batches_and_dtype(dtype: torch.dtype, model: SRModel) -> 
 
 
 def over(picture: np.ndarray, background: float) -> np.ndarray:
-    """What is seen of an RGBA picture."""
+    """Return an RGBA picture over a grey background."""
     colour, alpha = picture[..., :3] / 255, picture[..., 3:] / 255
     return colour * alpha + background * (1 - alpha)
 
 
 def disc(colour: tuple[int, int, int], hidden: tuple[int, int, int] = (0, 0, 0)) -> np.ndarray:
-    """A disc with a soft edge on transparent ``hidden``."""
+    """Return a disc with a soft edge on a transparent background of colour ``hidden``."""
     y, x = np.mgrid[:24, :24] - 11.5
     alpha = np.clip(8.5 - np.hypot(y, x), 0, 1)
     rgb = np.where(alpha[..., None] > 0, colour, hidden)

@@ -1,4 +1,4 @@
-"""Colour profile, EXIF, XMP and resolution survive, as other programs read them."""
+"""Tests that colour profile, EXIF, XMP and resolution are kept, as read by other programs."""
 
 from io import BytesIO
 from pathlib import Path
@@ -29,7 +29,7 @@ def stored(name: str, orientation: int = 1) -> bytes:
 
 
 def enlarged(path: Path, out: Path) -> None:
-    """What the command does, with an enlargement that repeats pixels."""
+    """Enlarge a file like the command, but by repeating pixels."""
     pages = list(io.read_pages(path))
     made = []
     for page in pages:
@@ -82,7 +82,7 @@ def test_orientation_is_applied_once(tmp_path: Path, name: str) -> None:
 
 
 def second_directory(block: bytes) -> tuple[int, int]:
-    """Where an EXIF block keeps the place of its second directory, which holds the thumbnail, and that place."""
+    """Return the position of the offset of the second directory, the thumbnail, in an EXIF block, and that offset."""
     order = "little" if block[:2] == b"II" else "big"
     first = int.from_bytes(block[4:8], order)
     link = first + 2 + 12 * int.from_bytes(block[first : first + 2], order)

@@ -1,4 +1,4 @@
-"""Damaged pictures are refused in one line, or read; nothing else happens."""
+"""Tests that damaged pictures are either read or refused in one line."""
 
 from pathlib import Path
 

@@ -183,7 +183,7 @@ def test_every_picture_cut_short_is_refused(tmp_path: Path, files: dict[str, byt
 
 
 def pages_or_none(path: Path) -> list[np.ndarray] | None:
-    """The pages of a file, or None if it is refused by one line that names it."""
+    """Return the pages of a file, or None if it is refused by one line that names it."""
     try:
         return [page.pixels for page in io.read_pages(path)]
     except io.ImageError as error:

@@ -1,4 +1,4 @@
-"""TIFF files of other programs, and files that lack data."""
+"""Tests of TIFF files of other programs and of files that lack data."""
 
 import struct
 from io import BytesIO
@@ -69,7 +69,7 @@ def test_ycbcr(tmp_path: Path, compression: str) -> None:
 
 
 def directory(entries: dict[int, tuple[int, tuple[int, ...]]], pixels: bytes) -> bytes:
-    """A little-endian TIFF file of one strip, by hand."""
+    """Return a little-endian TIFF file of one strip."""
     entries = {**entries, 273: (4, (8,)), 279: (4, (len(pixels),))}
     codes = {3: "H", 4: "I"}
     start = 8 + len(pixels) + len(pixels) % 2
@@ -155,7 +155,7 @@ def test_pages_are_written(tmp_path: Path) -> None:
 
 
 def altered(data: bytes, code: int, value: int) -> bytes:
-    """``data`` with another value of a tag, or of the last of its values."""
+    """Return ``data`` with another value of a tag, or of the last of its values."""
     out = bytearray(data)
     with tifffile.TiffFile(BytesIO(data)) as tiff:
         tag = tiff.pages.first.tags[code]

@@ -1,4 +1,4 @@
-"""Random calls of the kernels, each made from a seed alone: valid ones against plain torch, and ones that must fail."""
+"""Random calls of the kernels from seeds: valid calls are compared with plain PyTorch, invalid ones must fail."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ODD = (math.nan, math.inf, -math.inf, -1.0, 1.0, 0.0, 3.0, -40.0)  # coordinates
 
 
 class Draw:
-    """Random tensors and numbers."""
+    """Generates random tensors and numbers."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -36,7 +36,7 @@ class Draw:
         return torch.randn(*shape, generator=self.torch, dtype=torch.float64).mul(gain).to(dtype)
 
     def axis(self, n: int, dtype: torch.dtype) -> Tensor:
-        """Coordinates in any order, some of them odd."""
+        """Return coordinates in any order, including extreme values."""
         at = torch.rand(n, generator=self.torch, dtype=torch.float64) * 2.4 - 1.2
         at = at if self.of(True, False) else at.sort()[0]
         for _ in range(self(0, 2)):
@@ -45,7 +45,7 @@ class Draw:
         return at.to(dtype)
 
     def region(self, size: tuple[int, int], whole: bool = False) -> Region:
-        """Random blocks of rows with random runs, or all pixels."""
+        """Return random blocks of rows with random runs, or all pixels."""
         h, w = size
         ends = [0, h] if whole else [self(0, h), self(0, h)]
         rows = sorted(ends + [self(*sorted(ends)) for _ in range(self(0, 4))])
@@ -57,7 +57,7 @@ class Draw:
         return Region(size, torch.tensor(rows), torch.tensor(first), torch.tensor(runs, dtype=torch.int64).view(-1, 2))
 
     def grid(self, most: int = 24) -> Grid:
-        """A picture, or a rectangle of one."""
+        """Return a picture, or a rectangle of one."""
         cells = self(1, most), self(1, most)
         spans = [(0, n) if self.of(True, False) else tuple(sorted((self(0, n), self(0, n)))) for n in cells]
         spans = [(a, b) if b > a else (max(a - 1, 0), max(a, 1)) for a, b in spans]
@@ -66,7 +66,7 @@ class Draw:
 
 @dataclass
 class Case:
-    """What every kind of rendering takes."""
+    """Arguments that all kinds of rendering share."""
 
     modulation: Tensor
     code: Tensor
@@ -107,7 +107,7 @@ class Case:
 
     @staticmethod
     def laid(draw: Draw, b: int, h: int, w: int, c: int, dtype: torch.dtype) -> Tensor:
-        """A map in one of the layouts that networks leave."""
+        """Return a map in one of the memory layouts that networks return."""
         layout = draw.of("plain", "slice", "planes", "expanded")
         if layout == "slice":
             return draw.normal(b, h, w, c + 5, dtype=dtype, gain=0.5)[..., 2 : 2 + c]
@@ -124,7 +124,7 @@ class Case:
 
 
 def same(found: Tensor, expected: Tensor, *coord: Tensor, latents: int = 1) -> None:
-    """Asserts equality, NaN included, as closely as coordinates that far away allow."""
+    """Assert equality, including NaN, with a tolerance that grows with the coordinates."""
     far = max([1.0, *(float(t[t.isfinite()].abs().max()) for t in coord if t.isfinite().any())])
     tolerance = (2e-5 if found.dtype == torch.float32 else 1e-9) * far**2 * (latents if far > 1.5 else 1)
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=1e-4, equal_nan=True)
@@ -182,7 +182,7 @@ def enlarged(draw: Draw) -> None:
 
 @torch.no_grad()
 def painting(draw: Draw) -> tuple:
-    """The arguments of a valid `kernels.render_layers`."""
+    """Return the arguments of a valid call of `kernels.render_layers`."""
     case, target = Case.draw(draw, batch=1), draw.grid(60)
     while not kernels.layered(torch.empty(0, dtype=case.dtype), case.modulation, case.weights, case.encoding):
         case = Case.draw(draw, batch=1)
@@ -214,7 +214,7 @@ def painted(draw: Draw) -> None:
 
 
 def changed(draw: Draw, tensor: Tensor, free: tuple[int, ...] = ()) -> Tensor:
-    """``tensor`` with another number of dimensions or another type, or another size in one that is not ``free``."""
+    """Return ``tensor`` with another rank, another dtype or another size of a dimension not in ``free``."""
     fixed = [dim for dim in range(tensor.ndim) if dim not in free]
     kind = draw.of("rank", "type", *["size"] * 3 * bool(fixed))
     if kind == "rank":
@@ -227,7 +227,7 @@ def changed(draw: Draw, tensor: Tensor, free: tuple[int, ...] = ()) -> Tensor:
 
 
 def misfits(draw: Draw) -> None:
-    """Operators, called with one tensor that does not fit."""
+    """Call the operators with one tensor that does not fit."""
     case = Case.draw(draw)
     names = ["modulation", "code", "extra", "first", "hidden", "out", "bias", "out_bias"]
     args = dict(zip(names, (case.modulation, case.code, case.extra, *case.weights), strict=True))
@@ -250,7 +250,7 @@ def misfits(draw: Draw) -> None:
 
 
 def elsewhere(draw: Draw, part: Region) -> Region:
-    """``part`` with one number that does not lie in its grid, or one tensor that does not fit."""
+    """Return ``part`` with one index outside its grid, or one tensor that does not fit."""
     h, w = part.size
     kind = draw.of("size", "rows", "first", "type", "less", *["runs"] * bool(len(part.runs)))
     if kind == "size":
@@ -270,7 +270,7 @@ def elsewhere(draw: Draw, part: Region) -> Region:
 
 
 def wrong_layers(draw: Draw) -> None:
-    """`kernels.render_layers` with a layer or a picture that does not fit."""
+    """Call `kernels.render_layers` with a layer or a picture that does not fit."""
     out, target, layers, modulation, code, extra, image, weights, encoding = painting(draw)
     which = draw(0, len(layers) - 1)
     layer, kind = layers[which], draw.of("part", "shown", "out", "extra", "none", "strides", "grid", "latents")

@@ -1,4 +1,4 @@
-"""Compiling the CPU kernel, keeping it, and loading it."""
+"""Tests of compiling, caching and loading the CPU kernel."""
 
 import _ctypes
 import os
@@ -54,7 +54,7 @@ def test_a_failed_build_leaves_nothing_behind(monkeypatch, tmp_path):
 
 
 def stub_compiler(folder: Path) -> str:
-    """A compiler that makes the same library of anything."""
+    """Return a compiler that makes the same library from any source."""
     command = folder / "stub"
     command.write_text('#!/bin/sh\n[ "$1" = --version ] || { for out; do :; done; seq 99999 >"$out"; }\n')
     command.chmod(0o755)

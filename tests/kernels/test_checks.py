@@ -1,4 +1,4 @@
-"""What does not fit is refused before an address is taken; coordinates that are not finite give NaN."""
+"""Tests that tensors that do not fit are refused, and that coordinates that are not finite give NaN."""
 
 import math
 from dataclasses import replace
@@ -123,7 +123,7 @@ def test_coordinates_that_are_not_finite_give_nan(case, backend):
 
 
 def test_coordinates_far_beyond_the_border_read_it(backend):
-    """All beyond one side, so that no row of latents is near any of them."""
+    """All coordinates lie beyond one side, far from all rows of latents."""
     modulation, code, extra, weights = make("linear", 16, 2, 16, 2)
     for y in (-9.0, 9.0):
         coord = torch.tensor([[y, 0.1], [y, -0.7]]).expand(2, -1, -1)

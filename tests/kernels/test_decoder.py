@@ -1,4 +1,4 @@
-"""LMF decoders through the fused kernels."""
+"""Tests of LMF decoders with the fused kernels."""
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def test_a_picture_can_be_differentiated(decoder):
 
 
 class Doubled(LMLIIF):
-    """Someone else's decoder: a renderer that reads its code doubled."""
+    """A decoder of a third party, which doubles its code."""
 
     def render_input(self, code: Tensor, rel: Tensor, rel_cell: Tensor) -> Tensor:
         return torch.cat([2 * code, rel, rel_cell], dim=-1)

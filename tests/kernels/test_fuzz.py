@@ -1,4 +1,4 @@
-"""Random calls: `LMF_FUZZ` says how many, 100 by default."""
+"""Tests with random calls; `LMF_FUZZ` sets their number, 100 by default."""
 
 import os
 

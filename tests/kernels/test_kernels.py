@@ -1,4 +1,4 @@
-"""The fused kernels against plain torch, which the stored outputs of the published models hold in turn."""
+"""Tests of the fused kernels against plain PyTorch, which other tests compare with outputs of the published models."""
 
 import pytest
 import torch
@@ -79,7 +79,7 @@ def test_grid_equals_reference(encoding, size, backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("cells", [1, 2, 3, 7, 48, 90, 160])
 def test_neighbours_and_ties_are_those_of_the_grid(cells, backend):
-    """Each latent paints its own colour, so that the picture tells which latents were blended, and how."""
+    """Each latent has a different colour, so that the picture shows which latents were blended and how."""
     width = cells
     modulation = torch.zeros(1, 1, width, 32)
     modulation[..., 16] = torch.arange(width) / width  # the shift of one hidden unit

@@ -1,4 +1,4 @@
-"""The compiled kernel in several threads, in forked processes, and called often."""
+"""Tests of the compiled kernel in several threads, in forked processes and over many calls."""
 
 import os
 import subprocess
@@ -90,6 +90,6 @@ print(resident() - before)
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux")
 @pytest.mark.skipif("LD_PRELOAD" in os.environ, reason="sanitizers keep freed memory")
 def test_many_calls_keep_no_memory():
-    """A picture is 2 MB, so that keeping one a call would be 400 MB."""
+    """A picture takes 2 MB; a leak of one per call would take 400 MB."""
     run = subprocess.run([sys.executable, "-c", LEAK], check=True, capture_output=True, text=True)
     assert int(run.stdout) < 20e6
