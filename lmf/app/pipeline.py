@@ -95,7 +95,7 @@ def explain(error: BaseException) -> str | None:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Return the error inside those of Hydra's instantiation and OmegaConf's interpolation, or ``error`` itself."""
+    """Return the error inside Hydra's instantiation and OmegaConf's interpolation errors, or ``error`` itself."""
     while isinstance(error, InstantiationException | InterpolationResolutionError) and error.__cause__ is not None:
         error = error.__cause__
     return error

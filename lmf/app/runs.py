@@ -196,7 +196,8 @@ def flags(arguments: Sequence[str]) -> list[str]:
 def optimizer_steps(epochs: int, iterations: int, *, _root_: DictConfig) -> int:
     """Return how many steps the optimizer takes in ``epochs`` epochs of ``iterations`` batches.
 
-    ``trainer.accumulate_grad_batches``, ``trainer.limit_train_batches`` and ``trainer.overfit_batches`` count.
+    The result takes ``trainer.accumulate_grad_batches``, ``trainer.limit_train_batches`` and
+    ``trainer.overfit_batches`` into account.
     """
     trainer = _root_.get("trainer") or {}
     for limit in (trainer.get("limit_train_batches"), trainer.get("overfit_batches")):

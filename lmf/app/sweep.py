@@ -210,7 +210,7 @@ def draw(lines: Mapping[str, Sequence[Result]], path: Path) -> None:
 
 
 def show_at_exit(folder: Path) -> None:
-    """Call `show`, and log what the machine has caused, such as a full disk, in one line."""
+    """Call `show`, and log an error of the machine, such as a full disk, as one line."""
     try:
         show(folder)
     except OSError as error:

@@ -158,6 +158,7 @@ def build(config: Mapping[str, Any], *, trust: Sequence[str] = ()) -> SRModel:
 
 
 def _instantiate(config: Mapping[str, Any], trust: Sequence[str]) -> Any:
+    """Create the object that ``config`` describes, if its class is trusted."""
     options = dict(config)
     target = str(options.pop("_target_", None))
     module, _, name = target.rpartition(".")
@@ -212,16 +213,17 @@ def _read(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
             {k: v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
         )
     try:
-        spec, weights, found = foreign.unwrap(checkpoint)
-        config, state, notes = published.convert(spec, weights)
+        spec, weights, unwrap_notes = foreign.unwrap(checkpoint)
+        config, state, convert_notes = published.convert(spec, weights)
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path}: {one_line(error)}") from error
-    for note in found + notes:
+    for note in unwrap_notes + convert_notes:
         print(f"note: {path.name}: {note}", file=sys.stderr)
     return config, state
 
 
 def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
+    """Read config and weights from a file written by `save`."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -237,7 +239,8 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]
 
 
 def _config(path: Path, header: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the config in a header after checking its format."""
     if header.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: format {header.get('format')!r}, this version reads format {FORMAT}")
+        raise CheckpointError(f"{path}: has format {header.get('format')!r}, this version reads format {FORMAT}")
     config: Mapping[str, Any] = header["config"]
     return config

@@ -79,6 +79,7 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _encoder(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Infer the description of the encoder; see `describe`."""
     if "encoder.SFENet1.weight" in state:
         return {"name": "rdn", "args": {"no_upsampling": True}}
     if "encoder.patch_embed.norm.weight" in state:

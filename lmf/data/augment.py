@@ -75,6 +75,7 @@ class BatchAugment(nn.Module):
         }
 
     def _recolour(self, lr: Tensor, target: Tensor, number: int, rank: int) -> tuple[Tensor, Tensor]:
+        """Apply the photometric modules to ``lr`` (B, 3, p, p) and ``target`` (B, Q, 3)."""
         pixels = torch.cat([lr.flatten(2), target.mT], dim=2)[:, :, None]  # (B, 3, 1, p p + Q)
         with torch.random.fork_rng(devices=[]):  # kornia draws its parameters on the CPU
             torch.manual_seed(hash((self.seed, number, rank)))

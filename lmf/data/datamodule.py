@@ -168,6 +168,7 @@ class SRDataModule(LightningDataModule):
         return self.trainer.state.fn if self.trainer is not None else None
 
     def _sources(self, stage: str | None) -> list[Source]:
+        """Return the sources that a stage uses; all if ``stage`` is None."""
         sources = [self.train] if stage in ("fit", None) and self.train is not None else []
         if stage in ("fit", "validate", None):
             sources += self.val_settings.select(self.val).values()
@@ -231,9 +232,11 @@ class SRDataModule(LightningDataModule):
         return self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
 
     def _rank(self) -> tuple[int, int]:
+        """Return the global rank and the number of ranks."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def _processes(self) -> dict[str, Any]:
+        """Return the options of loaders that depend on the processes and the device."""
         rank, world_size = self._rank()
         return {
             "rank": rank,

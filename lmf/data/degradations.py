@@ -61,6 +61,7 @@ def resize_matlab(
 
 
 def _resize_axis(image: Array, axis: int, length: int, factor: float, mirror: bool) -> Array:
+    """Resize one axis of ``image`` to ``length`` pixels, see `resize_matlab`."""
     index, weight = _taps(image.shape[axis], length, factor, mirror)
     moved = np.moveaxis(image, axis, 0)
     out = np.zeros((length, *moved.shape[1:]))

@@ -65,6 +65,7 @@ class EvalSet(Dataset[dict[str, Any]]):
         self.reduce = resize_matlab_to if lr == "matlab" else resize_pil
 
     def _stored(self, folder: Path | None) -> list[Path] | None:
+        """Return the stored LR versions of all pictures after checking their sizes; None without a folder."""
         if folder is None:
             return None
         if not folder.is_dir():

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -143,7 +143,7 @@ class FeatureSamples:
     ) -> None:
         self.window = sampling.patch + 2 * margin
         check_count("cached_crops", crops)
-        if side < self.window or side % int(encoder.multiple):  # type: ignore[arg-type]
+        if side < self.window or side % cast(int, encoder.multiple):
             raise DataError(
                 f"crop_side must be at least {self.window} LR pixels (patch {sampling.patch} and a margin of {margin} "
                 f"on both sides) and a multiple of {encoder.multiple}, got {side}"
@@ -154,6 +154,7 @@ class FeatureSamples:
         self.folder = Path(folder).expanduser() / f"features-{self._fingerprint()}"
 
     def _crop(self, number: int, min_scale: float, max_scale: float) -> Crop:
+        """Draw crop ``number``."""
         rng = np.random.default_rng((2, self.seed, number))
         count = len(self.images)
         image = int(permutation(self.seed, number // count, count)[number % count])
@@ -190,7 +191,7 @@ class FeatureSamples:
             return
         before = next(self.encoder.parameters(), torch.empty(0)).device
         try:
-            self._check_room()
+            self._check_space()
             with making_folder(self.folder) as temporary:
                 self._encode(temporary, self.encoder.to(device), device, batch_size)
         except OSError as error:
@@ -198,8 +199,9 @@ class FeatureSamples:
         finally:
             self.encoder.to(before)
 
-    def _check_room(self) -> None:
-        need = len(self.crops) * self.side**2 * (2 * int(self.encoder.out_channels) + 3)  # type: ignore[arg-type]
+    def _check_space(self) -> None:
+        """Check that the disk has space for the features."""
+        need = len(self.crops) * self.side**2 * (2 * cast(int, self.encoder.out_channels) + 3)
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(self.folder.parent).free) < need:
             raise DataError(
@@ -208,7 +210,8 @@ class FeatureSamples:
             )
 
     def _encode(self, folder: Path, encoder: nn.Module, device: torch.device | str, batch_size: int) -> None:
-        count, side, width = len(self.crops), self.side, int(encoder.out_channels)  # type: ignore[arg-type]
+        """Write the LR pictures and the features of all crops to ``folder``."""
+        count, side, width = len(self.crops), self.side, cast(int, encoder.out_channels)
         features = np.lib.format.open_memmap(folder / "feat.npy", "w+", np.float16, (count, side, side, width))
         pictures = np.lib.format.open_memmap(folder / "lr.npy", "w+", np.uint8, (count, side, side, 3))
         for start in track(range(0, count, batch_size), "encoding", transient=True):
@@ -221,6 +224,7 @@ class FeatureSamples:
         pictures.flush()
 
     def _hr(self, number: int) -> Array:
+        """Return the HR picture (side, side, 3) of crop ``number``."""
         crop = self.crops[number]
         return crop.cut(self.images[crop.image])
 

@@ -19,7 +19,7 @@ from lmf.io.files import write_bytes
 log = logging.getLogger(__name__)
 
 
-class _Unfit(ValueError):
+class _TooSmall(ValueError):
     """Raised for an image that is too small."""
 
 
@@ -96,7 +96,7 @@ class ImageFolder:
             try:
                 size = io.read_size(path)
                 if min(size) < smallest:
-                    raise _Unfit(
+                    raise _TooSmall(
                         f"image {path} is {size[0]} x {size[1]}, but both sides must be at least {smallest} pixels; "
                         "remove it, set on_corrupt=skip, or ask for smaller patches or scales"
                     )
@@ -104,8 +104,8 @@ class ImageFolder:
                     self._copy[path] = Path(cache).expanduser() / _cached_name(path)
                 if decode:
                     self._load(path)
-            except (io.ImageError, _Unfit) as error:
-                self._unfit(error)
+            except (io.ImageError, _TooSmall) as error:
+                self._report(error)
                 continue
             self.paths.append(path)
             self.sizes.append(size)
@@ -130,11 +130,11 @@ class ImageFolder:
             try:
                 return self._load(self.paths[candidate])
             except io.ImageError as error:
-                self._unfit(error)
+                self._report(error)
                 self._broken.add(candidate)
         raise DataError(f"none of {len(self.paths)} images can be decoded")
 
-    def _unfit(self, error: ValueError) -> None:
+    def _report(self, error: ValueError) -> None:
         """Raise or log ``error``, according to ``on_corrupt``."""
         if self.on_corrupt == "stop":
             raise DataError(str(error)) from error

@@ -21,6 +21,16 @@ class Samples(Protocol):
         """Return samples ``numbers`` as one batch, or the error that prevents it."""
 
 
+class Images(Protocol):
+    """A list of evaluation images, such as `lmf.data.EvalSet`."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return image ``index`` as a dictionary with ``lr`` and ``hr``."""
+
+
 class TrainLoader(DataLoader[dict[str, Any]]):
     """Loads consecutive batches of samples, one epoch per iteration.
 
@@ -169,23 +179,18 @@ class EvalOrder(DistributedSampler[Any], SequentialSampler):
 class Shared(Dataset[dict[str, Any]]):
     """Evaluation images, with an empty item for the index None of `EvalOrder`."""
 
-    def __init__(self, images: Dataset[dict[str, Any]]) -> None:
+    def __init__(self, images: Images) -> None:
         self.images = images
 
     def __len__(self) -> int:
-        return len(self.images)  # type: ignore[arg-type]
+        return len(self.images)
 
     def __getitem__(self, index: int | None) -> dict[str, Any]:
         return {} if index is None else self.images[index]
 
 
 def eval_loader(
-    images: Dataset[dict[str, Any]],
-    *,
-    rank: int = 0,
-    world_size: int = 1,
-    workers: int = 0,
-    pin_memory: bool = False,
+    images: Images, *, rank: int = 0, world_size: int = 1, workers: int = 0, pin_memory: bool = False
 ) -> EvalLoader:
     """Create a loader of one image per batch that gives each image to exactly one rank.
 
@@ -193,7 +198,7 @@ def eval_loader(
     dictionary.
 
     Args:
-        images: an `EvalSet`.
+        images: the images.
         rank: rank of this process.
         world_size: number of ranks.
         workers: processes that load images; 0 loads in this process.
@@ -202,7 +207,7 @@ def eval_loader(
     return DataLoader(
         Shared(images),
         batch_size=1,
-        sampler=EvalOrder(len(images), rank, world_size),  # type: ignore[arg-type]
+        sampler=EvalOrder(len(images), rank, world_size),
         num_workers=workers,
         pin_memory=pin_memory,
         generator=torch.Generator(),

@@ -94,10 +94,11 @@ class Folder(Source):
                 f"{self.root.absolute()} contains only one usable image, too few for a split; give a folder for "
                 "validation"
             )
-        held = set(sorted(paths, key=self._hash)[: max(1, int(len(paths) * self.fraction))])
-        return [path for path in paths if (path in held) == (self.part == "val")]
+        validation = set(sorted(paths, key=self._hash)[: max(1, int(len(paths) * self.fraction))])
+        return [path for path in paths if (path in validation) == (self.part == "val")]
 
     def _hash(self, path: Path) -> str:
+        """Return a hash of the path relative to the folder."""
         return hashlib.sha256(path.relative_to(self.root).as_posix().encode()).hexdigest()
 
     def lr_folder(self, scale: float) -> Path | None:

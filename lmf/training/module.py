@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from lmf.checkpoint import FORMAT
 from lmf.decoders import Bicubic
@@ -174,10 +174,10 @@ class SRModule(L.LightningModule):
         Args:
             stage: ``"val"`` or ``"test"``.
         """
-        for row, own in zip(self.results, self.metrics, strict=True):
-            collections = [cast(MetricCollection, m) for m in cast(nn.ModuleList, own)]
-            own_count = cast(PSNR, collections[0]["psnr"]).count.clone()  # the reduction is in place
-            row.images = int(self.trainer.strategy.reduce(own_count, reduce_op="sum"))
+        for row, metrics in zip(self.results, self.metrics, strict=True):
+            collections = [cast(MetricCollection, m) for m in cast(nn.ModuleList, metrics)]
+            count = cast(PSNR, collections[0]["psnr"]).count.clone()  # reduced in place
+            row.images = int(self.trainer.strategy.reduce(count, reduce_op="sum"))
             measured = {name: value.item() for m in collections for name, value in m.compute().items()}
             row.values = measured | row.values
             for m in collections:
@@ -222,5 +222,5 @@ class SRModule(L.LightningModule):
 
 def set_metrics(protocol: Protocol, scale: float, prefix: str) -> MetricCollection:
     """Create the metrics of an evaluation set, named ``PREFIXpsnr`` and ``PREFIXssim``."""
-    metrics = {"psnr": PSNR(protocol, scale), "ssim": SSIM(protocol, scale)}
-    return MetricCollection(metrics, compute_groups=False, prefix=prefix or None)  # type: ignore[arg-type]
+    metrics: dict[str, Metric | MetricCollection] = {"psnr": PSNR(protocol, scale), "ssim": SSIM(protocol, scale)}
+    return MetricCollection(metrics, compute_groups=False, prefix=prefix or None)

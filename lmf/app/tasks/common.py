@@ -39,8 +39,8 @@ def build(config: DictConfig) -> SRModel:
     Raises:
         UserError: if a class or option does not exist, or the parts do not fit together.
     """
-    parts = {part: OmegaConf.to_container(config[part], resolve=True) for part in checkpoint.PARTS}
-    trust = [str(part["_target_"]).partition(".")[0] for part in parts.values()]  # type: ignore[index, call-overload]
+    parts: dict[str, Any] = {part: OmegaConf.to_container(config[part], resolve=True) for part in checkpoint.PARTS}
+    trust = [str(part["_target_"]).partition(".")[0] for part in parts.values()]
     return checkpoint.build(parts, trust=trust)
 
 

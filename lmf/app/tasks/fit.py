@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FIXED = ("schedule.iterations", "schedule.cached_crops", "schedule.ema", "schedule.scheduler._target_",
-         "schedule.optimizer._target_")  # what the state in a checkpoint means  # fmt: skip
+         "schedule.optimizer._target_")  # the state in a checkpoint depends on these  # fmt: skip
 UNRELATED = ("ckpt_path", "callbacks", "hydra", "logger", "name", "paths", "recipe", "task")
 
 
@@ -113,7 +113,8 @@ def make_data(config: DictConfig, model: SRModel) -> SRDataModule:
     """
     schedule = config.schedule
     if schedule.cached_crops is None:
-        return instantiate(config.data.module)
+        pictures: SRDataModule = instantiate(config.data.module)
+        return pictures
     if config.init_from is None:
         raise UserError(
             "schedule.cached_crops trains the decoder on features of a trained encoder; give init_from=MODEL"
@@ -124,7 +125,7 @@ def make_data(config: DictConfig, model: SRModel) -> SRDataModule:
             "use schedule=finetune"
         )
     model.encoder.requires_grad_(False)
-    return instantiate(
+    features: SRDataModule = instantiate(
         config.data.module,
         _target_="lmf.data.FeatureDataModule",
         encoder=model.encoder.eval(),
@@ -133,6 +134,7 @@ def make_data(config: DictConfig, model: SRModel) -> SRDataModule:
         crop_side=schedule.crop_side,
         device=device_of(config),
     )
+    return features
 
 
 def resumable(config: DictConfig, output: Path) -> Path | None:
@@ -181,10 +183,10 @@ def check_resume(path: Path, model: SRModel) -> int:
 
 
 def announce_changes(config: DictConfig, resume: Path) -> None:
-    """Says which options differ from those that the run of the checkpoint ``resume`` was last trained with.
+    """Log the options that have changed since the run of the checkpoint ``resume`` was last trained.
 
     Raises:
-        UserError: an option differs that cannot change within a run.
+        UserError: if one of them cannot change within a run.
     """
     before = last_config(resume.parent.parent)
     if before is None:
@@ -193,9 +195,10 @@ def announce_changes(config: DictConfig, resume: Path) -> None:
     for name, old, new in changes(before, now, ignore=UNRELATED):
         if name in FIXED:
             raise UserError(
-                f"{name}={new}: the run was started with {old}, which cannot change; use init_from={resume}"
+                f"{name}={new}: the run was started with {old}, which cannot change; keep it, or start a new run with "
+                f"init_from={resume}"
             )
-        if is_rank_zero() and not name.startswith("data.module."):  # these follow the others
+        if is_rank_zero() and not name.startswith("data.module."):  # these are derived from other options
             log.info(f"changed from here on: {name} from {old} to {new}")
 
 

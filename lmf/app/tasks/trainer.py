@@ -16,7 +16,7 @@ from lmf.precision import autocast
 def make_trainer(config: DictConfig) -> L.Trainer:
     """Build the trainer of ``config`` with its callbacks and loggers."""
     quieten()
-    autocast(config.trainer.precision, "cpu")  # refuses precisions that round coordinates
+    autocast(config.trainer.precision, "cpu")  # raises an error for precisions that round coordinates
     callbacks = [instantiate(c) for c in config.callbacks.values() if c]
     if config.task.name == "fit" and config.schedule.ema:
         callbacks.append(EMAWeightAveraging(decay=config.schedule.ema))

@@ -66,26 +66,28 @@ class CMSRCallback(L.Callback):
         self.least: list[float] = []  # per set: least PSNR against dense rendering
         self.costs: dict[tuple[Size, Size], Cost] = {}
 
-    def on_test_start(self, trainer: L.Trainer, pl_module: SRModule) -> None:  # type: ignore[override]
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Reset the sums and log the settings of the renderer."""
-        self.sums = [torch.zeros(len(NAMES) + 1, dtype=torch.float64) for _ in pl_module.results]
-        self.least = [EXACT_DB for _ in pl_module.results]
-        if pl_module.model.renderer.multi_scale:
+        module = cast(SRModule, pl_module)
+        self.sums = [torch.zeros(len(NAMES) + 1, dtype=torch.float64) for _ in module.results]
+        self.least = [EXACT_DB for _ in module.results]
+        if module.model.renderer.multi_scale:
             for logger in trainer.loggers:
-                logger.log_hyperparams({"renderer": dict(pl_module.model.renderer.settings)})
+                logger.log_hyperparams({"renderer": dict(module.model.renderer.settings)})
 
     @torch.inference_mode()
-    def on_test_batch_end(  # type: ignore[override]
+    def on_test_batch_end(
         self,
         trainer: L.Trainer,
-        pl_module: SRModule,
+        pl_module: L.LightningModule,
         outputs: Any,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Render the picture of ``batch`` with both renderers and add the measured values."""
-        row, model = pl_module.results[dataloader_idx], pl_module.model
+        module = cast(SRModule, pl_module)
+        row, model = module.results[dataloader_idx], module.model
         if not model.renderer.multi_scale or not batch:
             return
         lr, hr = to_network(batch["lr"]), batch["hr"]
@@ -120,11 +122,12 @@ class CMSRCallback(L.Callback):
             name = f"{row.name}_{Path(batch['name']).name}.png"
             save_png(panel(picture[0], dense[0], stats), self.folder / name)
 
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: SRModule) -> None:  # type: ignore[override]
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add the means over all processes to the results."""
-        if not pl_module.model.renderer.multi_scale:
+        module = cast(SRModule, pl_module)
+        if not module.model.renderer.multi_scale:
             return
-        for row, local_sums, local_least in zip(pl_module.results, self.sums, self.least, strict=True):
+        for row, local_sums, local_least in zip(module.results, self.sums, self.least, strict=True):
             *sums, count = trainer.strategy.reduce(local_sums.to(pl_module.device), reduce_op="sum").tolist()
             least = trainer.strategy.reduce(torch.tensor(local_least, device=pl_module.device), reduce_op="min")
             row.values |= {name: total / count for name, total in zip(NAMES, sums, strict=True)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import lightning as L
 import torch
@@ -79,14 +79,14 @@ class CostCallback(L.Callback):
         """Measure before a test."""
         self.measure(trainer, pl_module)
 
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: SRModule) -> None:  # type: ignore[override]
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add the costs of the decoder to the results."""
-        for row in pl_module.results if self.results else ():
+        for row in cast(SRModule, pl_module).results if self.results else ():
             row.values |= self.decoder.get(row.scale, {})
 
     def measure(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the model at all scales, log the values and print the table."""
-        model: SRModel = pl_module.model  # type: ignore[assignment]
+        model = cast(SRModel, pl_module.model)
         device = pl_module.device
         costs = [count(model, self.lr_size, scale=s) for s in self.scales]
         with trainer.precision_plugin.forward_context():
