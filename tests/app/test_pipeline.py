@@ -210,7 +210,7 @@ def test_upscale_to_a_size_and_format(compose, trained, tmp_path):
     Image.new("L", (8, 6), 90).save(tmp_path / "a.png")
     options = ("size=[11,13]", "format=jpg", f"input={tmp_path}/*.png", f"output={tmp_path}/out")
     pipeline.run(compose("task=upscale", f"ckpt_path={trained}", *options))
-    picture = Image.open(tmp_path / "out" / "a_11x13.jpg")
+    picture = Image.open(tmp_path / "out" / "a_13x11.jpg")
     assert (picture.size, picture.mode) == ((13, 11), "L")
 
 
