@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lmf.benchmark.memory import peak_memory
 from lmf.benchmark.timing import synchronize
 from lmf.decoders.base import Decoder, Latent
 from lmf.errors import UserError
 from lmf.grid import Grid, Size
 from lmf.io.colour import to_network
+from lmf.memory import peak_memory
 from lmf.model import SRModel, evaluating, target_size
 from lmf.renderers import Dense, Renderer
 
@@ -86,7 +86,7 @@ class Latency:
 
     Attributes:
         encoder, latent, render, total: seconds, medians over ``repeats`` runs.
-        peak_bytes: peak memory of the warm-up runs, see `lmf.benchmark.memory.peak_memory`; None if unknown.
+        peak_bytes: peak memory of the warm-up runs, see `lmf.memory.peak_memory`; None if unknown.
         repeats: number of timed runs.
         device: name of the device.
     """

@@ -24,12 +24,12 @@ from torch import Tensor
 
 from lmf import kernels
 from lmf.benchmark import cost
-from lmf.benchmark.memory import peak_memory, process_peak
 from lmf.benchmark.roofline import measure_peak
 from lmf.decoders.base import Latent
 from lmf.errors import UserError
 from lmf.grid import Size
 from lmf.io.files import write_text
+from lmf.memory import peak_memory, process_peak
 from lmf.model import SRModel, evaluating, target_size
 from lmf.precision import autocast
 
@@ -69,7 +69,7 @@ class Row(cost.StageCosts, Case):
         gflops, render_gflops: achieved GFLOP/s of all stages and of rendering, with two FLOPs per MAC.
         peak_gflops: GFLOP/s of a large matrix product or convolution at this precision, whichever is faster.
         peak_gbs: GB/s read and written by a large copy.
-        peak_bytes: peak memory of the case, see `lmf.benchmark.memory.peak_memory`.
+        peak_bytes: peak memory of the case, see `lmf.memory.peak_memory`.
         process_bytes: peak memory of the whole process, including Python, torch and all models.
         repeats: number of timed runs.
         device: name of the device.

@@ -12,7 +12,7 @@ from lmf import kernels
 from lmf.decoders.base import Decoder, Latent
 from lmf.grid import Grid
 from lmf.kernels.enlarge import enlarge
-from lmf.region import Layer, Region
+from lmf.kernels.region import Layer, Region
 from lmf.renderers.dense import Dense
 
 

@@ -23,7 +23,7 @@ from lmf.decoders.base import Decoder, Latent
 from lmf.errors import UserError
 from lmf.grid import Grid, Size
 from lmf.kernels.enlarge import enlarge
-from lmf.region import Layer
+from lmf.kernels.region import Layer
 from lmf.renderers.base import Renderer, Stats
 from lmf.renderers.cmsr.levels import Level, levels_of, region
 from lmf.renderers.cmsr.painter import Painter

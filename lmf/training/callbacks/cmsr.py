@@ -20,7 +20,7 @@ from lmf.io.colour import from_network, to_network
 from lmf.metrics import Protocol, psnr
 from lmf.metrics.functional import protocol_options
 from lmf.renderers import Dense, Stats
-from lmf.renderers.cmsr.level_map import panel
+from lmf.training.callbacks.level_map import panel
 from lmf.training.callbacks.pictures import save_png
 from lmf.training.module import SRModule
 
