@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,16 @@ class Latent:
 
     size: grid.Size
     image: Tensor | None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by the name of their attribute."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    def single(self, i: int) -> Self:
+        """Return the latent of image ``i`` of the batch."""
+        slices: dict[str, Any] = {name: value[i : i + 1] for name, value in self.tensors().items()}
+        return replace(self, **slices)
 
 
 @dataclass(frozen=True)
