@@ -214,7 +214,7 @@ class QueryAll(Renderer):
     """Queries all pixels at once, without a memory bound; the meta device needs no memory."""
 
     def __call__(self, decoder: Decoder, latent: Latent, target: Grid, cell: Tensor) -> Tensor:
-        return decoder.query(latent, target.coord(cell.device).expand(len(cell), -1, 2), cell)
+        return decoder.query(latent, target.coord(cell.device, cell.dtype).expand(len(cell), -1, 2), cell)
 
 
 def on_meta(model: SRModel) -> SRModel:

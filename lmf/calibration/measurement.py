@@ -56,7 +56,9 @@ def measure(
         if level * h >= target.cells[0] or level * w >= target.cells[1]:
             continue
         at = level_grid(level, target, latent.size, *touched(target, latent.size))
-        level_cell = model.decoder.cell(at, latent.size, 1, cell.device) if clip else cell.new_tensor([at.cell])
+        level_cell = (
+            model.decoder.cell(at, latent.size, 1, cell.device, cell.dtype) if clip else cell.new_tensor([at.cell])
+        )
         coarse = enlarge(Dense()(model.decoder, latent, at, level_cell)[0], at, target)
         squares[level] = by_latent((coarse - exact).square().sum(dim=0))
     pixels = by_latent(torch.ones(target.size))

@@ -139,7 +139,7 @@ class CMSR(Renderer):
 
     def render(self, decoder: Decoder, latent: Latent, target: Grid, cell: Tensor) -> tuple[Tensor, list[Stats]]:
         """Render ``target`` as in `__call__` and return the `Stats` of each image as well."""
-        out = torch.empty(len(cell), 3, *target.size, device=cell.device)
+        out = cell.new_empty(len(cell), 3, *target.size)
         stats = []
         for i, strength in enumerate(intensity(decoder, latent)):
             painter, image_cell = Painter(decoder, latent.single(i), self.queries), cell[i : i + 1]
@@ -205,7 +205,7 @@ class CMSR(Renderer):
         decoder, latent = painter.decoder, painter.latent
 
         def cell_of(at: Grid) -> Tensor:
-            return cell if at == target else decoder.cell(at, latent.size, 1, cell.device).to(cell.dtype)
+            return cell if at == target else decoder.cell(at, latent.size, 1, cell.device, cell.dtype)
 
         if levels[0].target is not None:
             shown = [None if level.grid == target else region(level.inside, target) for level in levels]

@@ -286,8 +286,12 @@ def test_double_precision():
     model = tiny().double()
     lr = picture(1, 3, 6, 6).double()
     (middle,) = quantiles(model, lr, 0.5)
-    out = render(model, lr, (36, 36), CMSR({6: {1: middle}}))
-    assert out.shape == (1, 3, 36, 36)
+    for overlap in (False, True):
+        out = render(model, lr, (36, 36), CMSR({6: {1: middle}}, overlap=overlap))
+        assert out.shape == (1, 3, 36, 36)
+        assert out.dtype == torch.float64
+        single = render(tiny(), lr.float(), (36, 36), CMSR({6: {1: middle}}, overlap=overlap))
+        torch.testing.assert_close(single.double(), out, atol=1e-4, rtol=0)
 
 
 def test_needs_modulated_latents():
