@@ -1,6 +1,7 @@
 """Imports point one way, and `import lmf` is light."""
 
 import ast
+import importlib
 import json
 import subprocess
 import sys
@@ -79,6 +80,12 @@ def test_no_part_reaches_itself():
 def test_configs_stay_on_top():
     above = {part for part, names in IMPORTED.items() if any(n.startswith(("hydra", "omegaconf")) for n in names)}
     assert above <= CONFIGS | {"__main__"}
+
+
+@pytest.mark.parametrize("name", ["lmf.benchmark", "lmf.calibration"])
+def test_packages_export_their_own_names(name):
+    package = importlib.import_module(name)
+    assert all(getattr(package, export).__module__.startswith(f"{name}.") for export in package.__all__)
 
 
 def test_the_package_is_light():

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from lmf.app import version
 from lmf.app.tasks.common import checkpoint_file, load
-from lmf.calibration.loop import Pictures, calibrate, overview
+from lmf.calibration import Pictures, calibrate, overview
 from lmf.data import DataError, Folder
 from lmf.errors import UserError
 from lmf.renderers.cmsr import tables
