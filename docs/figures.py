@@ -25,7 +25,7 @@ from lmf.encoders import EDSR
 from lmf.grid import Grid
 from lmf.model import SRModel
 from lmf.renderers import CMSR, Tables
-from lmf.renderers.cmsr.level_map import panel
+from lmf.training.callbacks.level_map import panel
 from lmf.weights import bundled
 
 MODEL = "lm_liif_edsr"

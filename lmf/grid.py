@@ -107,14 +107,16 @@ class Grid:
         """Return rows ``start .. stop - 1`` of this rectangle."""
         return replace(self, rows=(self.rows[0] + start, self.rows[0] + stop))
 
-    def axes(self, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
-        """Return the pixel centres along y, float32 (rows,), and along x, float32 (cols,)."""
+    def axes(
+        self, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor]:
+        """Return the pixel centres along y (rows,) and along x (cols,), computed in float32 and converted."""
         y, x = (axis(n, *span, device=device) for n, span in zip(self.cells, (self.rows, self.cols), strict=True))
-        return self.strip.within(y) if self.strip else y, x
+        return (self.strip.within(y) if self.strip else y).to(dtype), x.to(dtype)
 
-    def coord(self, device: torch.device | str | None = None) -> Tensor:
-        """Return all pixel centres in row-major order, float32 (rows * cols, 2)."""
-        return torch.stack(torch.meshgrid(*self.axes(device), indexing="ij"), dim=-1).flatten(0, 1)
+    def coord(self, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return all pixel centres in row-major order (rows * cols, 2); see `axes`."""
+        return torch.stack(torch.meshgrid(*self.axes(device, dtype), indexing="ij"), dim=-1).flatten(0, 1)
 
 
 def clip_cell(cell: Tensor, size: Size, max_scale: float) -> Tensor:

@@ -165,9 +165,13 @@ class Enlargement:
 
     @cached_property
     def cell(self) -> Tensor:
-        """Size (B, 2) of an output pixel in [-1, 1] units, clipped if the decoder clips cells."""
-        size = (self.image.shape[-2], self.image.shape[-1])
-        return self.model.decoder.cell(self.target, size, len(self.image), self.image.device)
+        """Size (B, 2) of an output pixel in [-1, 1] units, clipped if the decoder clips cells.
+
+        It is float64 for a float64 image, otherwise float32.
+        """
+        size, dtype = (self.image.shape[-2], self.image.shape[-1]), self.image.dtype
+        dtype = torch.promote_types(dtype, torch.float32)
+        return self.model.decoder.cell(self.target, size, len(self.image), self.image.device, dtype)
 
     def features(self) -> Tensor:
         """Compute the encoder's features (B, C, h, w)."""

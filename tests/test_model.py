@@ -111,6 +111,24 @@ def test_double_precision(model):
 
 
 @torch.no_grad()
+def test_pictures_in_double_precision(model):
+    """Every pixel of a float64 model is computed in float64."""
+    lr, size = pictures(1, 3, 6, 5), (17, 14)
+    single = model.render(lr, size)
+    model.double()
+    enlargement = model.prepare(lr.double(), size)
+    for renderer in (Dense(), Dense(queries=20)):
+        double = enlargement.render(renderer=renderer)
+        assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
+        torch.testing.assert_close(single.double(), double, atol=1e-4, rtol=0)
+        coord = enlargement.target.coord().double()[None]
+        queried = model.decoder.query(enlargement.latent(), coord, enlargement.cell)
+        torch.testing.assert_close(double.flatten(2).mT, queried, atol=1e-12, rtol=0)
+    cells = enlargement.target.cells
+    assert enlargement.cell.tolist()[0] == pytest.approx([2 / n for n in cells], rel=1e-15)  # none of them is clipped
+
+
+@torch.no_grad()
 def test_clipped_and_free_cells():
     target = Grid.of(80, 120)
     free, clipped = decoders.LIIF(8, [8]), decoders.LMLIIF(8, 8, 1, [8], 4)

@@ -30,8 +30,9 @@ from lmf.app.identity import identity
 from lmf.app.overrides import split
 from lmf.app.runs import SWEEP_DIR
 from lmf.errors import one_line
+from lmf.io.csv import csv_text
 from lmf.io.files import replacing, write_text
-from lmf.training.results import Result, Results, console, csv_text, format_value
+from lmf.training.results import Result, Results, console, format_value
 
 log = logging.getLogger(__name__)
 

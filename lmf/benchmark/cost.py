@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lmf.benchmark.memory import peak_memory
-from lmf.benchmark.timing import synchronize
+from lmf.benchmark.timing import now
 from lmf.decoders.base import Decoder, Latent
 from lmf.errors import UserError
 from lmf.grid import Grid, Size
 from lmf.io.colour import to_network
+from lmf.memory import peak_memory
 from lmf.model import SRModel, evaluating, target_size
 from lmf.renderers import Dense, Renderer
 
@@ -74,11 +74,6 @@ class Cost(StageCosts):
     lr_size: Size
     queries: int
 
-    @property
-    def render_macs_per_query(self) -> float:
-        """MACs of rendering one output pixel."""
-        return self.render_macs / self.queries
-
 
 @dataclass(frozen=True)
 class Latency:
@@ -86,7 +81,7 @@ class Latency:
 
     Attributes:
         encoder, latent, render, total: seconds, medians over ``repeats`` runs.
-        peak_bytes: peak memory of the warm-up runs, see `lmf.benchmark.memory.peak_memory`; None if unknown.
+        peak_bytes: peak memory of the warm-up runs, see `lmf.memory.peak_memory`; None if unknown.
         repeats: number of timed runs.
         device: name of the device.
     """
@@ -174,25 +169,23 @@ def latency(
     with torch.inference_mode(), evaluating(model):
         for _ in range(warmup):
             with peak_memory(device) as peak:
-                timed(model, image, target)
+                stage_times(model, image, target)
             peaks.append(peak())
         while not times or (len(times) < repeats and time.perf_counter() - start < budget):
-            times.append(timed(model, image, target))
+            times.append(stage_times(model, image, target))
     encoder, latent, render, total = (statistics.median(column) for column in zip(*times, strict=True))
     memory = max((p for p in peaks if p is not None), default=None)
     return Latency(encoder, latent, render, total, memory, repeats=len(times), device=str(device))
 
 
-def timed(model: SRModel, image: Tensor, size: Size) -> list[float]:
+def stage_times(model: SRModel, image: Tensor, size: Size) -> list[float]:
     """Return the seconds of each of `STAGES` and of all of them for enlarging ``image`` (B, 3, h, w) to ``size``.
 
     The device is synchronised after each stage.
     """
-    synchronize(image.device)
-    marks = [time.perf_counter()]
+    marks = [now(image.device)]
     for _ in stages(model, image, size, model.renderer):
-        synchronize(image.device)
-        marks.append(time.perf_counter())
+        marks.append(now(image.device))
     return [*(b - a for a, b in pairwise(marks)), marks[-1] - marks[0]]
 
 
@@ -221,7 +214,7 @@ class QueryAll(Renderer):
     """Queries all pixels at once, without a memory bound; the meta device needs no memory."""
 
     def __call__(self, decoder: Decoder, latent: Latent, target: Grid, cell: Tensor) -> Tensor:
-        return decoder.query(latent, target.coord(cell.device).expand(len(cell), -1, 2), cell)
+        return decoder.query(latent, target.coord(cell.device, cell.dtype).expand(len(cell), -1, 2), cell)
 
 
 def on_meta(model: SRModel) -> SRModel:

@@ -11,6 +11,7 @@ import numpy as np
 from lmf.benchmark.cost import STAGES
 from lmf.benchmark.runner import Row, label
 from lmf.errors import needed
+from lmf.io.files import replacing
 
 with needed("train"):
     from matplotlib.axes import Axes
@@ -34,7 +35,8 @@ def save(rows: Sequence[Row], folder: Path) -> list[Path]:
     if timed:
         figures["roofline.png"] = roofline(timed)
     for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=120)
+        with replacing(folder / name) as temporary:
+            figure.savefig(temporary, format="png", dpi=120)
     return [folder / name for name in figures]
 
 

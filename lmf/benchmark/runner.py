@@ -6,7 +6,6 @@ affects all cases alike, and ratios of medians are reliable even if absolute tim
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import statistics
@@ -15,21 +14,19 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lmf import kernels
 from lmf.benchmark import cost
-from lmf.benchmark.memory import peak_memory, process_peak
 from lmf.benchmark.roofline import measure_peak
-from lmf.decoders.base import Latent
 from lmf.errors import UserError
 from lmf.grid import Size
+from lmf.io.csv import csv_text
 from lmf.io.files import write_text
+from lmf.memory import peak_memory, process_peak
 from lmf.model import SRModel, evaluating, target_size
 from lmf.precision import autocast
 
@@ -69,7 +66,7 @@ class Row(cost.StageCosts, Case):
         gflops, render_gflops: achieved GFLOP/s of all stages and of rendering, with two FLOPs per MAC.
         peak_gflops: GFLOP/s of a large matrix product or convolution at this precision, whichever is faster.
         peak_gbs: GB/s read and written by a large copy.
-        peak_bytes: peak memory of the case, see `lmf.benchmark.memory.peak_memory`.
+        peak_bytes: peak memory of the case, see `lmf.memory.peak_memory`.
         process_bytes: peak memory of the whole process, including Python, torch and all models.
         repeats: number of timed runs.
         device: name of the device.
@@ -230,7 +227,7 @@ def once(model: SRModel, case: Case, device: torch.device) -> list[float]:
     image = cost.picture(case.lr, device)
     context = autocast(case.precision, device)
     with torch.inference_mode(), evaluating(model), context(), kernels.backend(kernel) if kernel else nullcontext():
-        return cost.timed(model, image, target_size(case.lr, case.scale, None))
+        return cost.stage_times(model, image, target_size(case.lr, case.scale, None))
 
 
 def floors(row: Row, flops: float, bandwidth: float) -> list[float]:
@@ -246,18 +243,13 @@ def traffic(model: SRModel, lr: Size, size: Size) -> dict[str, Any]:
     enlargement = meta.prepare(torch.empty(1, 3, *lr, device="meta"), size)
     feat = enlargement.features()
     latent = enlargement.latent(feat)
-    maps = sum(t.nbytes for t in tensors(latent))
+    maps = sum(t.nbytes for t in latent.tensors().values())
     encoder, decoder = (4 * cost.parameters(m) for m in (meta.encoder, meta.decoder))
     return {
         "encoder_bytes": enlargement.image.nbytes + encoder + feat.nbytes,
         "latent_bytes": feat.nbytes + decoder + maps,
         "render_bytes": maps + 12 * math.prod(size),
     }
-
-
-def tensors(latent: Latent) -> list[Tensor]:
-    """Return all tensors of ``latent``."""
-    return [value for f in fields(latent) if isinstance(value := getattr(latent, f.name), Tensor)]
 
 
 def device_name(device: torch.device) -> str:
@@ -273,10 +265,7 @@ def label(row: Row) -> str:
 def save(rows: Sequence[Row], folder: Path) -> None:
     """Write ``benchmark.csv`` and ``benchmark.json`` with one row per case."""
     records = [asdict(row) for row in rows]
-    text = StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({**r, **{k: "x".join(map(str, r[k])) for k in ("lr", "size")}} for r in records)
+    flat = [{**r, **{k: "x".join(map(str, r[k])) for k in ("lr", "size")}} for r in records]
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "benchmark.csv", text.getvalue())
+    write_text(folder / "benchmark.csv", csv_text(flat))
     write_text(folder / "benchmark.json", json.dumps(records, indent=1) + "\n")

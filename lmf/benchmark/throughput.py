@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any
 
-from lmf.benchmark.timing import synchronize
+from lmf.benchmark.timing import now
 from lmf.data import SRDataModule
 from lmf.errors import UserError, needed
 
@@ -97,12 +97,7 @@ class StepClock(L.Callback):
         self.ends: list[float] = []
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        self.begins.append(self.now(trainer))
+        self.begins.append(now(trainer.strategy.root_device))
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        self.ends.append(self.now(trainer))
-
-    def now(self, trainer: L.Trainer) -> float:
-        """Return the time in seconds when the device has finished its work."""
-        synchronize(trainer.strategy.root_device)
-        return time.perf_counter()
+        self.ends.append(now(trainer.strategy.root_device))

@@ -55,6 +55,10 @@ class Estimator(Protocol):
     scales: list[float]
     levels: list[float]
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """All options that affect the tables, in types of JSON. Other settings start a calibration anew."""
+
     def empty(self) -> State:
         """Return a state without pictures."""
 
@@ -104,6 +108,16 @@ class Released:
         self.scales, self.levels, self.thresholds = sorted(scales), sorted(levels), sorted(thresholds)
         self.candidates = [i * largest / 100 for i in range(101)]
         self.skip = skip
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {
+            "scales": self.scales,
+            "levels": self.levels,
+            "thresholds": self.thresholds,
+            "candidates": self.candidates,
+            "skip": self.skip,
+        }
 
     def empty(self) -> State:
         """Return limits of 1 for every scale, threshold and level."""
@@ -192,6 +206,10 @@ class Pooled:
         self.bins = (last - first) * self.PER_OCTAVE
         self.edges = 2.0 ** (first + (np.arange(self.bins) + 0.5) / self.PER_OCTAVE)  # upper edges
         self.edges[-1] = np.inf
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"scales": self.scales, "levels": self.levels, "thresholds": self.thresholds}
 
     def empty(self) -> State:
         """Return empty histograms."""

@@ -7,7 +7,8 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from rich.progress import Progress
 from rich.table import Table as Overview
 from torch import Tensor
 
+import lmf
 from lmf.calibration.estimators import Estimator, State
 from lmf.calibration.measurement import measure, outcome
 from lmf.data import EvalSet, Source
 from lmf.data.settings import OnCorrupt
 from lmf.grid import Size
-from lmf.io.files import replacing, write_text
+from lmf.io.files import locked, replacing, write_text
 from lmf.model import SRModel, evaluating
 from lmf.renderers import Tables
 from lmf.renderers.cmsr.tables import fingerprint, psnr
@@ -66,14 +68,16 @@ class Pictures(Sequence[tuple[Tensor, Size]]):
         return len(self.pairs)
 
     def __getitem__(self, index: Any) -> Any:
-        lr, hr = (self.pairs[index][key] for key in ("lr", "hr"))
+        pair = self.pairs[index]
+        lr, hr = pair["lr"], pair["hr"]
         size = hr.shape[-2:] if self.reduce else [round(n * self.scale) for n in lr.shape[-2:]]
         return lr, (size[0], size[1])
 
     @property
     def identity(self) -> list[Any]:
-        """The values that determine the pictures."""
-        return [self.scale, self.reduce, self.pairs.crop, [str(path) for path in self.pairs.images.paths]]
+        """The values that determine the pictures, with the size and time of every file."""
+        files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in self.pairs.images.paths]
+        return [self.scale, self.reduce, self.pairs.crop, files]
 
 
 def calibrate(
@@ -85,12 +89,13 @@ def calibrate(
     rank: int = 0,
     world_size: int = 1,
     barrier: Callable[[], object] = lambda: None,
+    version: str = lmf.__version__,
 ) -> Tables:
     """Calibrate tables for ``model`` and write them to ``output``.
 
     Only one picture is in memory at a time. Intermediate results are kept in a hidden folder beside ``output`` until
     the tables are written. After an interruption the same call continues from there, on any number of processes, and
-    returns the same tables.
+    returns the same tables. If another run of the same calibration is in progress, the call waits for its end.
 
     Args:
         model: the model to calibrate.
@@ -98,13 +103,24 @@ def calibrate(
         estimator: computes the tables.
         output: path of the tables.
         rank, world_size, barrier: for several processes that share a file system.
+        version: identifies the running code. Another version does not continue from intermediate results.
 
     Returns:
         The tables, in every process.
     """
-    progress = output.with_name(f".{output.name}.{_digest(model, sets, estimator)}")
-    progress.mkdir(parents=True, exist_ok=True)
-    work = Work(sets, progress, estimator.folds, rank, world_size, barrier)
+    progress = output.with_name(f".{output.name}.{_digest(model, sets, estimator, version)}")
+    with _held(progress) if rank == 0 else nullcontext():
+        barrier()
+        tables = _tables(model, sets, estimator, Work(sets, progress, estimator.folds, rank, world_size, barrier))
+        barrier()
+        if rank == 0:
+            write_text(output, tables.dump())
+            shutil.rmtree(progress)
+    return tables
+
+
+def _tables(model: SRModel, sets: Sequence[Pictures], estimator: Estimator, work: Work) -> Tables:
+    """Estimate tables, try them on the pictures and select the best; the same in every process."""
 
     def learn(state: State, n: int, lr: Tensor, size: Size) -> None:
         errors = measure(model, lr, size, estimator.levels, clip=estimator.clip, skip=estimator.skip)
@@ -121,18 +137,13 @@ def calibrate(
         count = len(next(iter(proposed.values())))
         empty = {"squares": (len(sets), count), "rendered": (len(sets), count), "pixels": (len(sets),)}
         outcomes = work.sums("checking", lambda: {k: np.zeros(shape) for k, shape in empty.items()}, check, CHECKED)
-    tables = Tables(
+    return Tables(
         estimator.select(proposed, outcomes),
         model=fingerprint(model),
         estimator=type(estimator).__name__.lower(),
         images=max(len(pictures) for pictures in sets),
         overlap=estimator.overlap,
     )
-    barrier()
-    if rank == 0:
-        write_text(output, tables.dump())
-        shutil.rmtree(progress)
-    return tables
 
 
 @dataclass(frozen=True)
@@ -204,15 +215,40 @@ def overview(tables: Tables) -> Overview:
     return out
 
 
-def _digest(model: SRModel, sets: Sequence[Pictures], estimator: Estimator) -> str:
+def _digest(model: SRModel, sets: Sequence[Pictures], estimator: Estimator, version: str) -> str:
     """Return a digest of everything that the result depends on."""
     content = [
+        version,
         fingerprint(model),
-        type(estimator).__name__,
-        {name: value for name, value in vars(estimator).items() if isinstance(value, list | float | bool)},
+        f"{type(estimator).__module__}.{type(estimator).__qualname__}",
+        dict(estimator.settings),
         [pictures.identity for pictures in sets],
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Create ``folder`` and hold its lock, after the end of any run that holds it."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        inode = _inode(folder)
+        with locked(folder, wait=False) as free:
+            pass
+        if not free:
+            log.info(f"{folder} may be in use by another run of the same calibration; waiting for its end")
+        with locked(folder):
+            if inode is not None and _inode(folder) == inode:  # else the other run has removed the folder
+                yield
+                return
+
+
+def _inode(folder: Path) -> int | None:
+    """Return the inode of ``folder``, or None if it does not exist."""
+    try:
+        return folder.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _load(path: Path) -> State | None:

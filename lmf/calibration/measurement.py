@@ -41,13 +41,14 @@ def measure(
     strength = intensity(model.decoder, latent)[0]
     if not skip:
         latent = replace(latent, image=None)
-    rows = owner(axis(target.cells[0], *target.rows, device=cell.device), h)
-    cols = owner(axis(target.cells[1], *target.cols, device=cell.device), w)
+    rows = owner(axis(target.cells[0], *target.rows), h)
+    cols = owner(axis(target.cells[1], *target.cols), w)
 
     def by_latent(x: Tensor) -> Array:
-        """Sum ``x`` (rows, cols) over the pixels of each latent: (h w,)."""
+        """Sum ``x`` (rows, cols) over the pixels of each latent: (h w,), on the CPU, which always has float64."""
+        x = x.cpu().double()
         x = x.new_zeros(h, x.shape[1]).index_add_(0, rows, x)
-        return x.new_zeros(h, w).index_add_(1, cols, x).flatten().cpu().numpy()
+        return x.new_zeros(h, w).index_add_(1, cols, x).flatten().numpy()
 
     exact = Dense()(model.decoder, latent, target, cell)[0]
     squares = {}
@@ -55,10 +56,12 @@ def measure(
         if level * h >= target.cells[0] or level * w >= target.cells[1]:
             continue
         at = level_grid(level, target, latent.size, *touched(target, latent.size))
-        level_cell = model.decoder.cell(at, latent.size, 1, cell.device) if clip else cell.new_tensor([at.cell])
+        level_cell = (
+            model.decoder.cell(at, latent.size, 1, cell.device, cell.dtype) if clip else cell.new_tensor([at.cell])
+        )
         coarse = enlarge(Dense()(model.decoder, latent, at, level_cell)[0], at, target)
-        squares[level] = by_latent((coarse - exact).square().sum(dim=0).double())
-    pixels = by_latent(torch.ones(target.size, device=cell.device, dtype=torch.float64))
+        squares[level] = by_latent((coarse - exact).square().sum(dim=0))
+    pixels = by_latent(torch.ones(target.size))
     return Errors(strength.flatten().float().cpu().numpy(), pixels, squares)
 
 

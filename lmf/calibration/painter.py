@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lmf.grid import Grid
-from lmf.region import Layer, Region
+from lmf.kernels.region import Layer, Region
 from lmf.renderers.cmsr.painter import Painter
 
 

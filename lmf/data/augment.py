@@ -62,14 +62,15 @@ class BatchAugment(nn.Module):
         x = torch.where(horizontal[:, None], side - 1 - x, x)
         y, x = torch.where(transpose[:, None], x, y), torch.where(transpose[:, None], y, x)
 
-        step = 2 / side.double()
-        coord = torch.stack([y, x], dim=-1) * step[..., None].float() + (-1 + step / 2)[..., None].float()
+        # Each of these float32 divisions rounds once, as `lmf.grid.axis` does; not all devices have float64.
+        step, first = 2 / side.float(), (1 - side).float() / side.float()  # (B, 1)
+        coord = torch.stack([y, x], dim=-1) * step[..., None] + first[..., None]
         if len(self.photometric):
             lr, target = self._recolour(lr, target, batch["number"], rank)
         return {
             "lr": lr.contiguous(),
             "coord": coord,
-            "cell": step.float().expand(-1, 2),
+            "cell": step.expand(-1, 2),
             "target": target,
             "number": batch["number"],
         }

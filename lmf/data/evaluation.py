@@ -15,8 +15,9 @@ from torch.utils.data import Dataset
 from lmf import io
 from lmf.data.degradations import Array, resize_matlab, resize_pil
 from lmf.data.folder import ImageFolder, to_rgb
-from lmf.data.settings import LR, DataError, EvalSettings, FileSettings, OnCorrupt, Protocol
+from lmf.data.settings import LR, DataError, EvalSettings, FileSettings, OnCorrupt
 from lmf.data.sources import Source, source_files
+from lmf.metrics import Protocol
 
 
 class EvalSet(Dataset[dict[str, Any]]):

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from lmf.errors import UserError
+from lmf.metrics import Protocol
 
 T = TypeVar("T")
-Protocol = Literal["div2k", "benchmark", "raw"]
 LR = Literal["stored", "pil", "matlab"]
 OnCorrupt = Literal["skip", "stop"]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,16 @@ class Latent:
 
     size: grid.Size
     image: Tensor | None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by the name of their attribute."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    def single(self, i: int) -> Self:
+        """Return the latent of image ``i`` of the batch."""
+        slices: dict[str, Any] = {name: value[i : i + 1] for name, value in self.tensors().items()}
+        return replace(self, **slices)
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,14 @@ class Decoder(nn.Module):
         self.skip = skip
         self.clip_scale = clip_scale
 
-    def cell(self, target: grid.Grid, size: grid.Size, batch: int, device: torch.device) -> Tensor:
+    def cell(
+        self,
+        target: grid.Grid,
+        size: grid.Size,
+        batch: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
         """Return the cell (``batch``, 2) for decoding ``target``, clipped according to ``clip_scale``.
 
         Args:
@@ -80,8 +97,9 @@ class Decoder(nn.Module):
             size: (h, w) of the latent grid.
             batch: number of images.
             device: device of the result.
+            dtype: type of the result, float32 or float64. Rendering computes coordinates in it.
         """
-        cell = torch.tensor([target.cell], device=device)
+        cell = torch.tensor([target.cell], device=device, dtype=dtype)
         if self.clip_scale is not None:
             cell = grid.clip_cell(cell, size, self.clip_scale)
         return cell.expand(batch, 2)
@@ -118,7 +136,7 @@ class Decoder(nn.Module):
 
     def render(self, latent: Latent, target: grid.Grid, cell: Tensor) -> Tensor:
         """Query every pixel of ``target``: (B, 3, rows, cols)."""
-        coord = target.coord(cell.device).expand(len(cell), -1, 2)
+        coord = target.coord(cell.device, cell.dtype).expand(len(cell), -1, 2)
         out: Tensor = self.query(latent, coord, cell).transpose(1, 2).unflatten(2, target.size)
         return out
 

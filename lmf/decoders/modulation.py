@@ -17,6 +17,24 @@ from lmf import grid, kernels
 from lmf.decoders.base import Decoder, KernelInputs, Latent, Skip
 
 
+def redefines(cls: type, methods: set[str], attribute: str) -> bool:
+    """Return whether a class before the one that sets ``attribute``, in method resolution order, has ``methods``.
+
+    ``attribute`` then describes other methods than those of ``cls``, which may come from a mixin.
+
+    Args:
+        cls: the class.
+        methods: names of methods.
+        attribute: class attribute that states how the methods next to it behave.
+    """
+    for base in cls.__mro__:
+        if attribute in vars(base):
+            return False
+        if methods & vars(base).keys():
+            return True
+    return False
+
+
 @dataclass(frozen=True)
 class ModulatedLatent(Latent):
     """Modulations and codes, one of each per latent.
@@ -50,14 +68,14 @@ class ModulatedMLP(nn.Module):
 
     Attributes:
         fusable: whether the kernels can compute the same from `weights`. It defaults to False for a subclass that
-            defines `forward`.
+            defines `forward` or inherits another one.
     """
 
     fusable: bool = True
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "forward" in vars(cls) and "fusable" not in vars(cls):
+        if redefines(cls, {"forward"}, "fusable"):
             cls.fusable = False
 
     def __init__(self, in_dim: int, width: int, depth: int, out_dim: int = 3) -> None:
@@ -108,9 +126,9 @@ class LMFDecoder(Decoder):
     Attributes:
         imnet: the renderer.
         input_encoding: input encoding of the fused kernels, see `lmf.kernels`. It defaults to None for a subclass that
-            defines `render_input`.
+            defines `render_input` or inherits another one.
         fused_grids: whether the kernels render whole grids without calling `decode` and `query`. It defaults to False
-            for a subclass that defines one of these.
+            for a subclass that defines one of these or inherits another one.
     """
 
     imnet: ModulatedMLP
@@ -119,9 +137,9 @@ class LMFDecoder(Decoder):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "render_input" in vars(cls) and "input_encoding" not in vars(cls):
+        if redefines(cls, {"render_input"}, "input_encoding"):
             cls.input_encoding = None
-        if {"decode", "query"} & vars(cls).keys() and "fused_grids" not in vars(cls):
+        if redefines(cls, {"decode", "query"}, "fused_grids"):
             cls.fused_grids = False
 
     def __init__(self, in_channels: int, skip: Skip = "none", clip_scale: float | None = 4.0) -> None:

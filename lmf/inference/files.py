@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from lmf import io
-from lmf.benchmark.memory import process_peak
 from lmf.errors import UserError, explain
 from lmf.grid import Size
 from lmf.inference import tiling
 from lmf.inference.planning import check_request, plan
 from lmf.io.colour import from_network, to_network
+from lmf.memory import process_peak
 from lmf.model import SRModel, evaluating, target_size
 from lmf.renderers import Renderer, Stats
 

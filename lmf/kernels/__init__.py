@@ -18,7 +18,7 @@ from lmf.kernels.checks import check_grid, check_latent, check_layers, check_poi
 from lmf.kernels.layout import InputEncoding, Weights
 from lmf.kernels.ops import BACKENDS, backend
 from lmf.kernels.reference import blend
-from lmf.region import Layer
+from lmf.kernels.region import Layer
 
 __all__ = [
     "BACKENDS",

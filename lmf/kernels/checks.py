@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lmf.grid import Grid
 from lmf.kernels.layout import InputEncoding, Weights
-from lmf.region import Layer, Region
+from lmf.kernels.region import Layer, Region
 
 ENCODINGS = get_args(InputEncoding)
 LONGEST = 1 << 24  # limit on the cells of an axis; float32 cannot distinguish more

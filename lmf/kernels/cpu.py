@@ -16,7 +16,7 @@ from lmf.kernels.build import library
 from lmf.kernels.enlarge import along
 from lmf.kernels.layout import Weights, fold, strided
 from lmf.kernels.native import Kept, Layer, Problem, Region, Taps
-from lmf.region import Layer as PictureLayer
+from lmf.kernels.region import Layer as PictureLayer
 
 LAYERS = True  # whether `render_layers` exists
 

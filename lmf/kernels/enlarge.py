@@ -11,7 +11,7 @@ from lmf.grid import Grid
 from lmf.kernels import native, ops
 from lmf.kernels.build import library
 from lmf.kernels.checks import check_enlarge
-from lmf.region import Region
+from lmf.kernels.region import Region
 
 Taps = tuple[
     Tensor, Tensor, Tensor

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lmf import region
+from lmf.kernels import region
 
 _int, _pointer = ctypes.c_int64, ctypes.c_void_p
 

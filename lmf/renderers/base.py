@@ -58,10 +58,11 @@ class Renderer:
             decoder: the decoder that computed ``latent``.
             latent: latent of a batch of B images.
             target: the pixels to render.
-            cell: (B, 2) size of an output pixel in [-1, 1] units, see `Decoder.cell`.
+            cell: (B, 2) size of an output pixel in [-1, 1] units, see `Decoder.cell`; float32, or float64 for a
+                float64 latent.
 
         Returns:
-            (B, 3, rows, cols) in network units [-1, 1], not clamped.
+            (B, 3, rows, cols) in network units [-1, 1] and the type of ``cell``, not clamped.
         """
         raise TypeError(f"{type(self).__name__} does not define __call__(decoder, latent, target, cell)")
 

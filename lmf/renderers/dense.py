@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from lmf.decoders.base import Decoder, Latent
@@ -34,11 +33,11 @@ class Dense(Renderer):
         self.queries = queries
 
     def __call__(self, decoder: Decoder, latent: Latent, target: Grid, cell: Tensor) -> Tensor:
-        """Render ``target`` as float32 (B, 3, rows, cols) in network units; see `Renderer`."""
+        """Render ``target`` as (B, 3, rows, cols) in network units and the type of ``cell``; see `Renderer`."""
         if decoder.constant_memory:
             return decoder.render(latent, target, cell)
         h, w = target.size
-        out = torch.empty(len(cell), 3, h, w, device=cell.device)
+        out = cell.new_empty(len(cell), 3, h, w)
         for start, stop, band in self.bands(decoder, latent, target, cell):
             out[:, :, start:stop] = band
         return out

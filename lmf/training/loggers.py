@@ -12,8 +12,9 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from lmf.errors import UserError, needed
+from lmf.io.csv import column_names
 from lmf.training.ranks import is_rank_zero
-from lmf.training.results import Results, column_names
+from lmf.training.results import Results
 
 log = logging.getLogger(__name__)
 

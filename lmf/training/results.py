@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from lmf.io.csv import column_names, csv_text
 from lmf.io.files import write_text
 
 JSON = "results.json"
@@ -86,20 +85,6 @@ class Results:
         for row in rows:
             table.add_row(*[format_value(name, row[name]) if name in row else "" for name in names])
         console().print(table)
-
-
-def column_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names of all columns in order of first appearance."""
-    return list(dict.fromkeys(name for row in rows for name in row))
-
-
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return ``rows`` as CSV with a header. Columns that a row does not have are empty."""
-    text = StringIO()
-    writer = csv.DictWriter(text, column_names(rows), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def console() -> Console:

@@ -112,8 +112,8 @@ def test_a_long_case_is_measured_once(models, machine, monkeypatch):
 
 def test_backends_are_what_they_say(models, fused, machine, monkeypatch):
     used = []
-    original = cost.timed
-    monkeypatch.setattr(cost, "timed", lambda *a: [used.append(ops.forced), original(*a)][1])
+    original = cost.stage_times
+    monkeypatch.setattr(cost, "stage_times", lambda *a: [used.append(ops.forced), original(*a)][1])
     rows = runner.measure(models, runner.plan(models, [(6, 5)], [2], runner.BACKENDS), repeats=1)
     assert used == [None, "cpu", "reference"] * 2
     for row in rows:
@@ -153,6 +153,18 @@ def test_files_hold_one_row_per_case(models, machine, monkeypatch, tmp_path):
     Console(file=text, width=100).print(*tables.benchmark_tables(rows))
     assert text.getvalue().count("lm_liif") == 4
     assert "6x4" in text.getvalue()
+
+
+def test_a_plot_is_whole_or_absent(models, tmp_path, monkeypatch):
+    def full(figure, target, **options):
+        target.write_bytes(b"half a picture")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(plots.Figure, "savefig", full)
+    rows = runner.count(models, runner.plan(models, [(4, 6)], [2], ["fused"]))
+    with pytest.raises(OSError, match="No space left"):
+        plots.save(rows, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_task(compose, tmp_path, fused, machine, capsys):

@@ -1,5 +1,6 @@
 import itertools
 import json
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,7 +14,7 @@ from lmf import checkpoint
 from lmf.calibration.estimators import Errors, Pooled, Released, allocate
 from lmf.calibration.loop import Pictures, calibrate
 from lmf.calibration.measurement import measure, outcome
-from lmf.data import Folder
+from lmf.data import EvalSet, Folder
 from lmf.renderers import CMSR, Dense, Tables
 from lmf.renderers.cmsr.tables import Table, psnr
 from tests import golden
@@ -172,6 +173,14 @@ def test_promise_is_kept_on_the_pictures_it_was_learnt_from(model, photos, tmp_p
         assert rendered == pytest.approx(share, abs=0.02)
 
 
+def test_every_picture_is_decoded_once(photos, monkeypatch):
+    pictures, read = Pictures(Folder(photos), 6), []
+    get = EvalSet.__getitem__
+    monkeypatch.setattr(EvalSet, "__getitem__", lambda self, index: (read.append(index), get(self, index))[1])
+    lr, size = pictures[2]
+    assert (tuple(lr.shape), size, read) == ((3, 10, 12), (60, 72), [2])
+
+
 class Interrupted(Exception):
     pass
 
@@ -212,6 +221,81 @@ def test_other_pictures_or_weights_start_anew(model, photos, tmp_path, monkeypat
         with pytest.raises(Interrupted):
             calibrate(model, sets(photos, **options), pooled(), tmp_path / "t.yaml")
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_work_is_continued_only_where_the_result_is_the_same(model, photos, tmp_path, monkeypatch):
+    """Other estimator options, files, classes or versions get another folder."""
+    monkeypatch.setattr(Pooled, "propose", lambda *_: (_ for _ in ()).throw(Interrupted))
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+
+    class Weighted(Pooled):
+        def __init__(self, weights, *args):
+            super().__init__(*args)
+            self.weights = weights
+
+        @property
+        def settings(self):
+            return {**super().settings, "weights": self.weights}
+
+    def interrupted(estimator, **options):
+        with pytest.raises(Interrupted):
+            calibrate(model, sets(folder, limit=1), estimator, tmp_path / "t.yaml", **options)
+        return len(list(tmp_path.glob(".t.yaml.*")))
+
+    common = [6, 8], LEVELS, [1e-5]
+    estimators = [Pooled(*common), *(Weighted(weights, *common) for weights in (3, "high", {"low": 2}))]
+    assert [interrupted(estimator) for estimator in estimators * 2] == [1, 2, 3, 4, 4, 4, 4, 4]
+    assert interrupted(Pooled(*common), version="later") == 5
+    with Image.open(folder / "0.png") as picture:
+        changed = picture.transpose(Image.Transpose.ROTATE_180)
+    changed.save(folder / "0.png")
+    assert interrupted(Pooled(*common)) == 6
+
+
+def test_released_settings_cover_its_options():
+    given = {"scales": [4], "levels": [1, 2], "thresholds": [1e-3], "largest": 1.0, "skip": True}
+    changed = {"scales": [6], "levels": [1, 3], "thresholds": [1e-4], "largest": 0.5, "skip": False}
+    found = [dict(Released(**{**given, name: changed[name]}).settings) for name in (*given,)]
+    assert all(settings != dict(Released(**given).settings) for settings in found)
+
+
+def test_a_second_run_waits_for_the_first(model, photos, tmp_path, monkeypatch):
+    real, entered, release = Pooled.update, threading.Semaphore(0), threading.Event()
+
+    def waits(*args):
+        entered.release()
+        assert release.wait(60)
+        real(*args)
+
+    monkeypatch.setattr(Pooled, "update", waits)
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(calibrate, model, sets(photos), pooled(), tmp_path / "t.yaml") for _ in range(2)]
+        assert entered.acquire(timeout=60)
+        assert not entered.acquire(timeout=2), "both work in the same folder"
+        release.set()
+        first, second = (run.result(timeout=120) for run in runs)
+    assert first == second == Tables.of(tmp_path / "t.yaml")
+    assert [path.name for path in tmp_path.iterdir()] == ["t.yaml"]
+
+
+def test_devices_without_float64(model):
+    """Errors are summed in float64 on the CPU whatever the device."""
+    lr, size = torch.rand(3, 7, 9), (42, 54)
+    expected, types = measure(model, lr, size, LEVELS), []
+    cpu = torch.Tensor.cpu
+
+    def moved(tensor):
+        types.append(tensor.dtype)
+        return cpu(tensor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "cpu", moved)
+        found = measure(model, lr, size, LEVELS)
+    assert torch.float64 not in types
+    assert found.squares[3].dtype == np.float64
+    for level, squares in expected.squares.items():
+        np.testing.assert_array_equal(found.squares[level], squares)
 
 
 def synthetic(estimator, factor, unit=1):

@@ -1,9 +1,11 @@
 import kornia.augmentation
+import numpy as np
 import pytest
 import torch
 
 from lmf import grid
 from lmf.data import BatchAugment, DataError, ImageFolder, Sampling, TrainSamples
+from tests.devices import NoFloat64
 
 FLIPS = torch.tensor([[v, h, t] for v in (0, 1) for h in (0, 1) for t in (0, 1)], dtype=torch.bool)
 
@@ -35,6 +37,26 @@ def test_augmenting_then_sampling_is_sampling_the_augmented(side: int) -> None:
         assert torch.equal(picture.flatten(1).T[index], out["target"][n])
         assert torch.equal(grid.Grid.of(side, side).coord()[index], out["coord"][n])  # bit for bit
         assert torch.equal(turned(batch["lr"][n], flip).float() / 255, out["lr"][n])
+
+
+def test_devices_without_float64() -> None:
+    """Coordinates of all sides equal those of `grid.axis` bit for bit without float64 on the device."""
+    sides = torch.arange(1, 3000)
+    pixel = sides**2 // 2
+    batch = {
+        "lr": torch.zeros(len(sides), 3, 1, 1, dtype=torch.uint8),
+        "target": torch.zeros(len(sides), 1, 3, dtype=torch.uint8),
+        "pixel": pixel[:, None],
+        "crop": sides,
+        "flip": torch.zeros(len(sides), 3, dtype=torch.bool),
+        "number": 0,
+    }
+    with NoFloat64():
+        out = BatchAugment()(batch)
+    for i, (side, n) in enumerate(zip(sides.tolist(), pixel.tolist(), strict=True)):
+        axis = grid.axis(side)
+        assert out["coord"][i, 0].tolist() == [axis[n // side].item(), axis[n % side].item()]
+        assert out["cell"][i, 0] == np.float32(2 / side)
 
 
 def test_contract(images: ImageFolder) -> None:

@@ -14,7 +14,7 @@ from lmf import kernels
 from lmf.grid import Grid
 from lmf.kernels import Weights, reference
 from lmf.kernels.enlarge import enlarge
-from lmf.region import Layer, Region
+from lmf.kernels.region import Layer, Region
 
 ODD = (math.nan, math.inf, -math.inf, -1.0, 1.0, 0.0, 3.0, -40.0)  # coordinates that no picture has, and borders
 

@@ -11,7 +11,7 @@ from lmf.decoders import LMLIIF, LMCiaoSR
 from lmf.grid import Grid
 from lmf.kernels import ops, reference
 from lmf.kernels.enlarge import enlarge
-from lmf.region import Layer, Region
+from lmf.kernels.region import Layer, Region
 from tests.conftest import needs_compiler
 from tests.kernels.test_kernels import BACKENDS, CASES, make, scattered
 

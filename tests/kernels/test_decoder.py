@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lmf import kernels
 from lmf.decoders import LMLIIF, LMLTE, LMCiaoSR
-from lmf.decoders.modulation import LMFDecoder, ModulatedLatent
+from lmf.decoders.modulation import LMFDecoder, ModulatedLatent, ModulatedMLP
 from lmf.grid import Grid
 from lmf.renderers import Dense
 
@@ -95,6 +95,48 @@ def test_own_ways_of_rendering_are_not_bypassed():
         plain.hypernet.layers[-1].weight[-16:] *= 2  # the code
         plain.hypernet.layers[-1].bias[-16:] *= 2
         torch.testing.assert_close(expected, picture(plain, target), atol=1e-5, rtol=1e-5)
+
+
+def test_ways_of_rendering_from_a_mixin_are_not_bypassed():
+    """Attributes about methods hold only for the class that sets them and what inherits these methods."""
+
+    class Doubles:
+        def decode(self, latent, coord, cell):
+            return 2 * super().decode(latent, coord, cell)
+
+    class Inverts:
+        def render_input(self, code, rel, rel_cell):
+            return torch.cat([-code, rel, rel_cell], dim=-1)
+
+    class Squares:
+        def forward(self, x, modulation):
+            return super().forward(x, modulation).square()
+
+    class Mixed(Doubles, LMLIIF): ...
+
+    class Child(Mixed): ...
+
+    class Behind(LMLIIF, Doubles): ...
+
+    class Stated(Doubles, LMLIIF):
+        fused_grids = True
+
+    class Coded(Inverts, LMLIIF): ...
+
+    class SquaredMLP(Squares, ModulatedMLP): ...
+
+    class ChildMLP(SquaredMLP): ...
+
+    assert [c.fused_grids for c in (LMLIIF, Mixed, Child, Behind, Stated)] == [True, False, False, True, True]
+    assert (Coded.input_encoding, Mixed.input_encoding, LMLIIF.input_encoding) == (None, "linear", "linear")
+    assert [c.fusable for c in (ModulatedMLP, SquaredMLP, ChildMLP)] == [True, False, False]
+    torch.manual_seed(0)
+    plain, mixed = LMLIIF(8, 8, 2, [16], 4), Mixed(8, 8, 2, [16], 4)
+    mixed.load_state_dict(plain.state_dict())
+    feat, image, target = torch.rand(1, 8, 5, 6), torch.rand(1, 3, 5, 6), Grid.of(12, 13)
+    cell = plain.cell(target, (5, 6), 1, feat.device)
+    pictures = [d.render(d.latent(feat, image, cell), target, cell) for d in (plain, mixed)]
+    torch.testing.assert_close(2 * pictures[0], pictures[1])
 
 
 def test_query_compiles_without_a_break():

@@ -12,7 +12,6 @@ from typing import Any
 import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.progress import track
 
 from lmf import checkpoint
@@ -24,6 +23,7 @@ from lmf.errors import UserError
 from lmf.io.files import write_text
 from lmf.model import SRModel
 from lmf.training.module import SRModule
+from lmf.training.results import console
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def run(config: DictConfig) -> None:
         rows = runner.count(models, runner.plan(models, sizes, task.scales, task.backends[:1]))
     runner.save(rows, output)
     plots.save(rows, output)
-    Console(width=max(Console().width, 100)).print(*tables.benchmark_tables(rows))
+    console().print(*tables.benchmark_tables(rows))
     if task.time:
         peak, bandwidth = rows[0].peak_gflops, rows[0].peak_gbs
         log.info(

@@ -8,13 +8,14 @@ from pathlib import Path
 import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 
+from lmf.app import version
 from lmf.app.tasks.common import checkpoint_file, load
-from lmf.calibration.loop import Pictures, calibrate, overview
+from lmf.calibration import Pictures, calibrate, overview
 from lmf.data import DataError, Folder
 from lmf.errors import UserError
 from lmf.renderers.cmsr import tables
+from lmf.training.results import console
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,8 @@ def run(config: DictConfig) -> None:
         rank=fabric.global_rank,
         world_size=fabric.world_size,
         barrier=fabric.barrier,
+        version=version.fingerprint(),
     )
     if fabric.is_global_zero:
-        Console().print(overview(measured))
+        console().print(overview(measured))
         log.info(f"{output}: tables for x{', x'.join(f'{s:g}' for s in measured.tables)}; use them with renderer=cmsr")

@@ -13,7 +13,7 @@ from torch import Tensor
 from lmf import grid
 from lmf.grid import Grid, Size
 from lmf.kernels.enlarge import along
-from lmf.region import Region
+from lmf.kernels.region import Region
 from lmf.renderers.cmsr.tables import Table
 
 

@@ -12,7 +12,7 @@ from lmf import kernels
 from lmf.decoders.base import Decoder, Latent
 from lmf.grid import Grid
 from lmf.kernels.enlarge import enlarge
-from lmf.region import Layer, Region
+from lmf.kernels.region import Layer, Region
 from lmf.renderers.dense import Dense
 
 
@@ -38,7 +38,7 @@ class Painter:
         """Render the pixels ``part`` of ``target`` into a contiguous ``out`` (3, rows, cols); others are kept."""
         if self.fused(out, target, [Layer(target, cell, part)]):
             return
-        y, x = target.axes(cell.device)
+        y, x = target.axes(cell.device, cell.dtype)
         for index in part.mask.flatten().nonzero()[:, 0].split(self.queries):
             coord = torch.stack([y[index // len(x)], x[index % len(x)]], dim=-1)  # (Q, 2)
             rgb = self.decoder.query(self.latent, coord[None], cell)[0]  # (Q, 3)

@@ -48,14 +48,14 @@ class Probe:
         within = torch.rand(self.count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         self.index = ((torch.arange(self.count) + within) * (total / self.count)).long().to(self.device)
         self.rows, self.cols = self.index // width, self.index % width
-        y, x = target.axes(self.device)
+        y, x = target.axes(self.device, cell.dtype)
         h, w = latent.size
         self.strength = strength[owner(y, h)[self.rows], owner(x, w)[self.cols]]  # (n,)
         self.exact = decoder.query(latent, torch.stack([y[self.rows], x[self.cols]], -1)[None], cell)[0]  # (n, 3)
         self.squares, self.queries = {}, self.count
         for level in sorted({level for level in levels if 1 <= level < scale}):
             at = level_grid(level, target, latent.size, *touched(target, latent.size))
-            level_cell = decoder.cell(at, latent.size, 1, self.device).to(cell.dtype)
+            level_cell = decoder.cell(at, latent.size, 1, self.device, cell.dtype)
             self.squares[level] = self.square(self.enlarged(decoder, latent, at, target, level_cell))
 
     def enlarged(self, decoder: Decoder, latent: Latent, at: Grid, target: Grid, cell: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class Probe:
             picture = decoder.render(latent, at, cell)[0].flatten(1).T  # (pixels, 3)
             rgb = torch.stack([picture[i * width + j] for i, j in corners])  # (4, n, 3)
         else:
-            y, x = at.axes(self.device)
+            y, x = at.axes(self.device, cell.dtype)
             coord = torch.cat([torch.stack([y[i], x[j]], dim=-1) for i, j in corners])
             rgb = decoder.query(latent, coord[None], cell)[0].view(4, self.count, 3)
         self.queries += min(4 * self.count, height * width)

@@ -11,7 +11,7 @@ import math
 import warnings
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from lmf.decoders.base import Decoder, Latent
 from lmf.errors import UserError
 from lmf.grid import Grid, Size
 from lmf.kernels.enlarge import enlarge
-from lmf.region import Layer
+from lmf.kernels.region import Layer
 from lmf.renderers.base import Renderer, Stats
 from lmf.renderers.cmsr.levels import Level, levels_of, region
 from lmf.renderers.cmsr.painter import Painter
@@ -77,13 +77,6 @@ class CMSR(Renderer):
         above: float = 4.0,
         queries: int = 262144,
     ) -> None:
-        self._settings = {
-            "tables": str(tables) if isinstance(tables, str | Path) else None,
-            "mse_threshold": mse_threshold,
-            "precision_db": precision_db,
-            "budget": budget,
-            "above": above,
-        }
         asked = {"mse_threshold": mse_threshold, "precision_db": precision_db, "budget": budget}
         given = [f"{name}={value}" for name, value in asked.items() if value is not None]
         if len(given) > 1:
@@ -112,6 +105,12 @@ class CMSR(Renderer):
         self.overlap = precision_db is not None or (self.tables.overlap if overlap is None else overlap)
         self.above = above
         self.queries = Dense(queries).queries
+        self._settings = {
+            "tables": str(tables) if isinstance(tables, str | Path) else None,
+            **asked,
+            "overlap": self.overlap,
+            "above": above,
+        }
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -140,10 +139,10 @@ class CMSR(Renderer):
 
     def render(self, decoder: Decoder, latent: Latent, target: Grid, cell: Tensor) -> tuple[Tensor, list[Stats]]:
         """Render ``target`` as in `__call__` and return the `Stats` of each image as well."""
-        out = torch.empty(len(cell), 3, *target.size, device=cell.device)
+        out = cell.new_empty(len(cell), 3, *target.size)
         stats = []
         for i, strength in enumerate(intensity(decoder, latent)):
-            painter, image_cell = Painter(decoder, single(latent, i), self.queries), cell[i : i + 1]
+            painter, image_cell = Painter(decoder, latent.single(i), self.queries), cell[i : i + 1]
             if self.max_mse is not None and self.coarsens(target, latent.size) and math.prod(target.size) >= SMALLEST:
                 stats.append(self.keep(out[i], painter, target, image_cell, strength, self.max_mse))
             else:
@@ -206,7 +205,7 @@ class CMSR(Renderer):
         decoder, latent = painter.decoder, painter.latent
 
         def cell_of(at: Grid) -> Tensor:
-            return cell if at == target else decoder.cell(at, latent.size, 1, cell.device).to(cell.dtype)
+            return cell if at == target else decoder.cell(at, latent.size, 1, cell.device, cell.dtype)
 
         if levels[0].target is not None:
             shown = [None if level.grid == target else region(level.inside, target) for level in levels]
@@ -241,6 +240,17 @@ class Watched(Renderer):
 
     def __init__(self, renderer: CMSR, stats: list[Stats]) -> None:
         self.renderer, self.stats = renderer, stats
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return self.renderer.settings
+
+    def check(self, model: nn.Module) -> None:
+        self.renderer.check(model)
+
+    def watched(self, stats: list[Stats]) -> Renderer:
+        """Return a renderer that appends the statistics to ``stats`` instead."""
+        return self.renderer.watched(stats)
 
     def __call__(self, decoder: Decoder, latent: Latent, target: Grid, cell: Tensor) -> Tensor:
         picture, stats = self.renderer.render(decoder, latent, target, cell)
@@ -286,10 +296,3 @@ def summarise(levels: list[Level], target: Grid) -> Stats:
         pixels=math.prod(target.size),
         level_map=level_map,
     )
-
-
-def single(latent: Latent, i: int) -> Latent:
-    """Return the latent of image ``i`` of a batch."""
-    values = {f.name: getattr(latent, f.name) for f in fields(latent)}
-    slices: dict[str, Any] = {name: value[i : i + 1] for name, value in values.items() if isinstance(value, Tensor)}
-    return replace(latent, **slices)

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import math
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import lightning as L
 import torch
 from torch import Tensor
 
 from lmf.benchmark.cost import Cost, count
-from lmf.benchmark.timing import synchronize
+from lmf.benchmark.timing import timed
 from lmf.grid import Size
 from lmf.io.colour import from_network, to_network
 from lmf.metrics import Protocol, psnr
-from lmf.metrics.functional import protocol_options
+from lmf.metrics.functional import precise, protocol_options
 from lmf.renderers import Dense, Stats
-from lmf.renderers.cmsr.level_map import panel
+from lmf.training.callbacks.level_map import panel
 from lmf.training.callbacks.pictures import save_png
 from lmf.training.module import SRModule
 
-Result = TypeVar("Result")
 REPEATS = 3
 EXACT_DB = 100.0  # finite PSNR that identical pictures count with
 NAMES = (
@@ -127,17 +124,9 @@ class CMSRCallback(L.Callback):
         module = cast(SRModule, pl_module)
         if not module.model.renderer.multi_scale:
             return
+        device = pl_module.device
         for row, local_sums, local_least in zip(module.results, self.sums, self.least, strict=True):
-            *sums, count = trainer.strategy.reduce(local_sums.to(pl_module.device), reduce_op="sum").tolist()
-            least = trainer.strategy.reduce(torch.tensor(local_least, device=pl_module.device), reduce_op="min")
+            *sums, count = trainer.strategy.reduce(local_sums.to(device, precise(device)), reduce_op="sum").tolist()
+            least = trainer.strategy.reduce(torch.tensor(local_least, device=device), reduce_op="min")
             row.values |= {name: total / count for name, total in zip(NAMES, sums, strict=True)}
             row.values["least_psnr_vs_dense"] = least.item()
-
-
-def timed(call: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
-    """Return the result of ``call`` and the seconds until the device has finished."""
-    synchronize(device)
-    start = time.perf_counter()
-    result = call()
-    synchronize(device)
-    return result, time.perf_counter() - start

@@ -171,10 +171,14 @@ def draw(crops: Sequence[Tensor], labels: Sequence[str]) -> Image.Image:
     out = Image.new("RGB", (len(crops) * (w + _GAP) - _GAP, h + _LABEL), "white")
     pen = ImageDraw.Draw(out)
     for i, (crop, label) in enumerate(zip(crops, labels, strict=True)):
-        pixels = (crop[0] * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
         pen.text((i * (w + _GAP), 1), label, fill="black")
-        out.paste(Image.fromarray(pixels), (i * (w + _GAP), _LABEL))
+        out.paste(to_pil(crop[0]), (i * (w + _GAP), _LABEL))
     return out
+
+
+def to_pil(rgb: Tensor) -> Image.Image:
+    """Convert ``rgb`` (3, H, W) in [0, 1] to 8 bits. Values outside are clamped."""
+    return Image.fromarray((rgb.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
 
 
 def save_png(picture: Image.Image, path: Path) -> None:

@@ -246,6 +246,28 @@ def test_overlap_takes_the_seams_away():
     torch.testing.assert_close(again, seamless, atol=1e-5, rtol=0)
 
 
+def test_settings_name_every_option_that_affects_the_picture():
+    options = {"tables": Tables({4: [Table({1: 0.2})]}), "mse_threshold": None}
+    plain = CMSR(**options).settings
+    assert plain["overlap"] is False  # as the tables state
+    assert CMSR(**options, overlap=True).settings == {**plain, "overlap": True}
+    assert CMSR(**options, above=2).settings == {**plain, "above": 2}
+
+
+def test_a_watched_renderer_is_the_renderer():
+    first, second = [], []
+    renderer = CMSR(Tables({4: [Table({1: 0.2})]}, model="0" * 64))
+    watched = renderer.watched(first)
+    assert watched.settings == renderer.settings
+    model = tiny()
+    with pytest.raises(TableError, match="for a model 0000"):
+        watched.check(model)
+    render(model, picture(1, 3, 5, 6), (40, 48), watched)
+    assert len(first) == 1
+    render(model, picture(1, 3, 5, 6), (40, 48), watched.watched(second))
+    assert (len(first), len(second)) == (1, 1)
+
+
 @pytest.mark.parametrize("budget", [0.02, 0.3, 0.6, 1.0])
 def test_budget_holds_for_every_picture(budget):
     model, lr = tiny(), torch.cat([picture(1, 3, 8, 8), 0.3 * picture(1, 3, 8, 8, seed=2)])
@@ -264,8 +286,12 @@ def test_double_precision():
     model = tiny().double()
     lr = picture(1, 3, 6, 6).double()
     (middle,) = quantiles(model, lr, 0.5)
-    out = render(model, lr, (36, 36), CMSR({6: {1: middle}}))
-    assert out.shape == (1, 3, 36, 36)
+    for overlap in (False, True):
+        out = render(model, lr, (36, 36), CMSR({6: {1: middle}}, overlap=overlap))
+        assert out.shape == (1, 3, 36, 36)
+        assert out.dtype == torch.float64
+        single = render(tiny(), lr.float(), (36, 36), CMSR({6: {1: middle}}, overlap=overlap))
+        torch.testing.assert_close(single.double(), out, atol=1e-4, rtol=0)
 
 
 def test_needs_modulated_latents():
@@ -298,8 +324,8 @@ def test_threshold_picks_the_cheapest_table_that_keeps_it():
     rows = [Table({1: 0.1}, 1e-6), Table({1: 0.2}, 2e-5), Table({1: 0.3}, 4e-5), Table({1: 0.4}, 1e-4)]
     tables = Tables({6: rows, 12: rows})
 
-    def bound(**dial):
-        return CMSR(tables, **dial).tables.at(6)[0].bounds[1]
+    def bound(**options):
+        return CMSR(tables, **options).tables.at(6)[0].bounds[1]
 
     assert bound(mse_threshold=2e-5) == 0.2
     assert bound(mse_threshold=3.9e-5) == 0.2

@@ -1,9 +1,11 @@
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lmf import checkpoint
@@ -11,6 +13,7 @@ from lmf.app import pipeline
 from lmf.benchmark.cost import count
 from lmf.renderers import CMSR, Tables
 from lmf.renderers.cmsr import tables
+from lmf.training.callbacks.cmsr import NAMES, CMSRCallback
 from tests.conftest import TINY
 
 DATA = ("data.limit=2", "data.crop=60", "scale=6")
@@ -48,6 +51,27 @@ def test_calibrate_then_measure(compose, run, tmp_path):
     assert len(list((tmp_path / "cmsr" / "level_maps").glob("bundled_x6_*.png"))) == 2
     within = results(compose, run, tmp_path / "budget", "renderer=cmsr", "renderer.budget=0.1")
     assert within["rendered_share"] <= 0.1
+
+
+def test_devices_without_float64(monkeypatch):
+    """Sums are reduced in the widest type of the device."""
+    reduced = []
+
+    def reduce(values, reduce_op):
+        reduced.append(values.dtype)
+        return values
+
+    monkeypatch.setattr("lmf.training.callbacks.cmsr.precise", lambda device: torch.float32)
+    callback, row = CMSRCallback("."), SimpleNamespace(values={})
+    callback.sums, callback.least = [torch.full((8,), 3.0, dtype=torch.float64)], [41.5]
+    module = SimpleNamespace(
+        results=[row],
+        device=torch.device("cpu"),
+        model=SimpleNamespace(renderer=SimpleNamespace(multi_scale=True)),
+    )
+    callback.on_test_epoch_end(SimpleNamespace(strategy=SimpleNamespace(reduce=reduce)), module)
+    assert reduced == [torch.float32] * 2
+    assert row.values == {**dict.fromkeys(NAMES, 1.0), "least_psnr_vs_dense": 41.5}
 
 
 def test_tables_of_another_model_are_refused(compose, run, tmp_path, caplog):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lmf.region import Region
+from lmf.kernels.region import Region
 
 
 @pytest.mark.parametrize("seed", range(4))

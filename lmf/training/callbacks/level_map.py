@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lmf.errors import needed
 from lmf.renderers import Stats
+from lmf.training.callbacks.pictures import to_pil
 
 with needed("train"):
     import matplotlib
@@ -42,8 +43,7 @@ def panel(picture: Tensor, dense: Tensor, stats: Stats) -> Image.Image:
     )
     parts = (picture, 0.5 * grey + 0.5 * levels, (difference / max(largest, 1e-9)).expand(3, -1, -1))
     for i, (part, title) in enumerate(zip(parts, titles, strict=True)):
-        pixels = (part.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-        out.paste(Image.fromarray(pixels), (i * (w + GAP), LINE))
+        out.paste(to_pil(part), (i * (w + GAP), LINE))
         pen.text((i * (w + GAP), 1), title, fill="black")
     x = w + GAP
     for level, colour, rendered in zip(stats.levels, colours, stats.rendered, strict=True):
