@@ -22,7 +22,7 @@ import lmf
 from lmf import io
 from lmf.checkpoint import find
 from lmf.errors import UserError, explain, needed, one_line
-from lmf.inference import files, tiling
+from lmf.inference import files, planning, tiling
 from lmf.precision import autocast
 from lmf.renderers.cmsr import CMSR, tables
 
@@ -97,10 +97,10 @@ def upscale(arguments: Sequence[str]) -> None:
     options = upscale_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     written = {name: getattr(options, name) for name in ("quality", "subsampling", "max_pixels", "tile")}
-    files.check_request(options.scale, options.size, options.format, **written)
+    planning.check_request(options.scale, options.size, options.format, **written)
     target = device(options.device)
     context = autocast(options.precision, target)
-    jobs = files.plan(options.inputs, options.output, options.scale, options.size, options.format, options.overwrite)
+    jobs = planning.plan(options.inputs, options.output, options.scale, options.size, options.format, options.overwrite)
     cmsr = {name: getattr(options, name) for name in ("precision_db", "budget")}
     renderer = None
     if any(value is not None for value in cmsr.values()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import platform
 import re
@@ -13,11 +14,19 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-_HOST = platform.node()[:40] or "localhost"
-_TEMPORARY = re.compile(rf"\..*\.{re.escape(_HOST)}-(\d+)-[0-9a-f]{{8}}\.tmp", re.DOTALL)
-# Containers may share a folder and a host name. A process of another container looks dead from here, so that a file it
-# still writes must be recognised by its age.
-_ABANDONED = 60.0  # seconds since the last change
+
+def _process_space() -> str:
+    """Return eight digits for where process numbers mean the same processes: this boot of this machine or container."""
+    facts = [platform.node()]
+    with suppress(OSError):
+        facts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        facts.append(str(os.stat("/proc/self/ns/pid").st_ino))
+    return hashlib.sha256("".join(facts).encode()).hexdigest()[:8]
+
+
+_SPACE = _process_space()
+_TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
+_ABANDONED = 86400.0  # seconds since the last change, of files of other machines
 
 
 def write_text(path: Path, text: str) -> None:
@@ -75,20 +84,21 @@ def making_folder(path: Path) -> Iterator[Path]:
 def temporary_name(path: Path) -> Path:
     """Return a new hidden name beside ``path``.
 
-    The first call for a folder also removes temporary files that killed processes of this machine have left in it.
+    The first call for a folder also removes temporary files that killed processes have left in it.
     """
     _remove_leftovers(os.path.abspath(path.parent))
     stem = path.name.encode()[:120].decode(errors="ignore")  # names have at most 255 bytes
-    return path.with_name(f".{stem}.{_HOST}-{os.getpid()}-{uuid4().hex[:8]}.tmp")
+    return path.with_name(f".{stem}.{_SPACE}-{os.getpid()}-{uuid4().hex[:8]}.tmp")
 
 
 @functools.cache  # once per folder and process: a cache folder may hold thousands of files
 def _remove_leftovers(folder: str) -> None:
     with suppress(OSError), os.scandir(folder) as entries:
-        found = [(Path(entry.path), int(match[1])) for entry in entries if (match := _TEMPORARY.fullmatch(entry.name))]
-        for path, process in found:
+        matches = [(Path(entry.path), match) for entry in entries if (match := _TEMPORARY.fullmatch(entry.name))]
+        for path, match in matches:
             with suppress(OSError):  # removed by another process in the meantime, or owned by another user
-                if not _alive(process) and time.time() - _last_change(path) > _ABANDONED:
+                ours = match[1] == _SPACE
+                if (ours and not _alive(int(match[2]))) or time.time() - _last_change(path) > _ABANDONED:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lmf.app.tasks.common import device_of, load
-from lmf.inference import files
+from lmf.inference import files, planning
 from lmf.precision import autocast
 
 
@@ -23,8 +23,8 @@ def run(config: DictConfig) -> None:
         "max_pixels": config.max_pixels,
         "tile": config.tile,
     }
-    files.check_request(config.scale, config.size, config.format, **options)
-    jobs = files.plan(config.input, config.output, config.scale, config.size, config.format, config.overwrite)
+    planning.check_request(config.scale, config.size, config.format, **options)
+    jobs = planning.plan(config.input, config.output, config.scale, config.size, config.format, config.overwrite)
     device = device_of(config)
     context = autocast(config.precision, device)
     failed = files.run(
