@@ -209,5 +209,5 @@ def check_data(datamodule: SRDataModule, stage: Literal["fit", "test"]) -> None:
         DataError: if data is missing or unsuitable.
     """
     if is_rank_zero():  # the other ranks wait for it in the trainer
-        datamodule.prepare_data()
+        datamodule.prepare(stage)
         datamodule.setup(stage)
