@@ -11,8 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lmf import checkpoint
 from lmf.app import runs
-from lmf.app.tasks.common import build, check_data, device_of, last_config, save_config
-from lmf.app.tasks.test import report
+from lmf.app.tasks.common import build, check_data, device_of, last_config, report, save_config
 from lmf.app.tasks.trainer import make_trainer
 from lmf.errors import UserError, one_line
 from lmf.model import SRModel
@@ -113,7 +112,8 @@ def make_data(config: DictConfig, model: SRModel) -> SRDataModule:
     """
     schedule = config.schedule
     if schedule.cached_crops is None:
-        return instantiate(config.data.module)
+        whole: SRDataModule = instantiate(config.data.module)
+        return whole
     if config.init_from is None:
         raise UserError(
             "schedule.cached_crops trains the decoder on features of a trained encoder; give init_from=MODEL"
@@ -124,7 +124,7 @@ def make_data(config: DictConfig, model: SRModel) -> SRDataModule:
             "use schedule=finetune"
         )
     model.encoder.requires_grad_(False)
-    return instantiate(
+    cached: SRDataModule = instantiate(
         config.data.module,
         _target_="lmf.data.FeatureDataModule",
         encoder=model.encoder.eval(),
@@ -133,6 +133,7 @@ def make_data(config: DictConfig, model: SRModel) -> SRDataModule:
         crop_side=schedule.crop_side,
         device=device_of(config),
     )
+    return cached
 
 
 def resumable(config: DictConfig, output: Path) -> Path | None:
@@ -142,10 +143,7 @@ def resumable(config: DictConfig, output: Path) -> Path | None:
         UserError: if there is no such checkpoint, or if a new run would write to the folder of another one.
     """
     if config.ckpt_path is None:
-        if (output / runs.LAST).is_file() and is_rank_zero() and runs.sweep_name() is None:
-            raise UserError(
-                f"{output} holds a run already; resume it with ckpt_path={output} or choose another hydra.run.dir"
-            )
+        runs.check_new(output)
         return None
     if config.ckpt_path == "last":
         path = output / runs.LAST
