@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 HINT = "hydra.verbose=true shows the traceback"
 # Errors that the user or the machine has caused. All other errors are bugs and keep their traceback.
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException, MisconfigurationException)
+# What classes and functions that a config names raise for wrong arguments.
+CALL_ERRORS = (ImportError, TypeError, ValueError)
 MACHINE_ERRORS = (MemoryError, torch.OutOfMemoryError)
 MACHINE_ERRNOS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG,  # disk full, quota, file too large
@@ -101,8 +103,9 @@ def signal_behind(error: BaseException) -> int:
 def explain(error: BaseException) -> str | None:
     """Return a one-line message for an error that the user or the machine has caused; None for a bug."""
     cause = root_cause(error)
-    caused = isinstance(error, (*USER_ERRORS, *MACHINE_ERRORS)) or isinstance(cause, MACHINE_ERRORS)
-    if not caused and not (isinstance(error, OSError) and error.errno in MACHINE_ERRNOS):
+    caused = isinstance(cause, (*USER_ERRORS, *MACHINE_ERRORS))
+    called = cause is not error and isinstance(cause, CALL_ERRORS)
+    if not caused and not called and not (isinstance(cause, OSError) and cause.errno in MACHINE_ERRNOS):
         return None
     if isinstance(cause, OSError) and cause.filename and cause.strerror:
         return f"{cause.filename}: {cause.strerror}"
@@ -111,9 +114,12 @@ def explain(error: BaseException) -> str | None:
 
 def root_cause(error: BaseException) -> BaseException:
     """Return the error inside those of Hydra's instantiation and OmegaConf's interpolation, or ``error`` itself."""
-    while isinstance(error, InstantiationException | InterpolationResolutionError) and error.__cause__ is not None:
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
         error = error.__cause__
-    return error
+    inner: BaseException | None = error
+    while isinstance(inner, InterpolationResolutionError):
+        inner = inner.__cause__ or inner.__context__  # OmegaConf wraps it twice and clears __cause__
+    return inner or error
 
 
 @contextmanager
