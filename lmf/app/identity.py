@@ -6,6 +6,7 @@ import glob
 import hashlib
 import importlib.util
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -82,6 +83,8 @@ def named(text: str) -> list[Path]:
     Args:
         text: a path, a glob, or the dotted name of a class. The source files of ``lmf`` are left out.
     """
+    if not text:
+        return []
     if glob.has_magic(text):
         return [Path(name) for name in sorted(glob.glob(text, recursive=True))]
     with suppress(OSError, ValueError):
@@ -97,7 +100,23 @@ def named(text: str) -> list[Path]:
 
 
 def state(path: Path) -> list[Any]:
-    """Return [name, size in bytes, modification time in ns] of a file, or of every file in a folder."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    """Return [name, size in bytes, modification time in ns] of a file, or of every file below a folder.
+
+    Symbolic links are followed, as they are when pictures are read.
+    """
+    files = sorted(below(path)) if path.is_dir() else [path]
     stats = [(str(file), file.stat()) for file in files if file.is_file()]
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+
+
+def below(folder: Path) -> Iterator[Path]:
+    """Yield all files below ``folder``. A folder that several links lead to is entered once, so that loops end."""
+    seen = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        stat = os.stat(root)
+        if (stat.st_dev, stat.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        folders.sort()  # which link is entered must not depend on the order on disk
+        yield from (Path(root, file) for file in files)

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 HINT = "hydra.verbose=true shows the traceback"
 USER_ERRORS = (HydraException, OmegaConfBaseException, MisconfigurationException)  # those of libraries
+# What classes and functions that a config names raise for wrong arguments.
+CALL_ERRORS = (ImportError, TypeError, ValueError)
 
 
 class JobError(CompactHydraException):
@@ -91,14 +93,18 @@ def signal_behind(error: BaseException) -> int:
 def explain(error: BaseException) -> str | None:
     """Return a one-line message for an error that the user or the machine has caused; None for a bug."""
     cause = root_cause(error)
-    return errors.describe(cause) if isinstance(error, USER_ERRORS) else errors.explain(cause)
+    called = cause is not error and isinstance(cause, CALL_ERRORS)
+    return errors.describe(cause) if called or isinstance(cause, USER_ERRORS) else errors.explain(cause)
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Return the error inside Hydra's instantiation and OmegaConf's interpolation errors, or ``error`` itself."""
-    while isinstance(error, InstantiationException | InterpolationResolutionError) and error.__cause__ is not None:
+    """Return the error inside those of Hydra's instantiation and OmegaConf's interpolation, or ``error`` itself."""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
         error = error.__cause__
-    return error
+    inner: BaseException | None = error
+    while isinstance(inner, InterpolationResolutionError):
+        inner = inner.__cause__ or inner.__context__  # OmegaConf wraps it twice and clears __cause__
+    return inner or error
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import logging
 import math
 import multiprocessing
 import os
@@ -17,17 +18,19 @@ from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import lmf
 from lmf.errors import UserError
 from lmf.io.files import cache_folder
-from lmf.training.ranks import end_with_parent
+from lmf.training.ranks import end_with_parent, is_rank_zero
 
 # Environment variable with the run folder. Lightning starts the other ranks of a node by running this program again,
 # and they read the folder from it.
@@ -64,24 +67,53 @@ def run_dir(runs: str, name: str, task: str, ckpt_path: str | None) -> str:
     return _new(Path(runs, name))
 
 
+class OutputCallback(Callback):
+    """Checks the run folder before Hydra writes its logs and config there."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Refuse the folder of another run, unless training resumes it.
+
+        Raises:
+            UserError: if the folder holds a training run or results.
+        """
+        output = Path(str(config.hydra.run.dir))
+        if config.task.name != "fit":
+            check_output(output)
+        elif config.ckpt_path is None:
+            check_new(output)
+
+
+def check_new(output: Path) -> None:
+    """Check that ``output`` holds no run that a new training would overwrite.
+
+    Raises:
+        UserError: if it does. Jobs of a multirun may start again.
+    """
+    if (output / LAST).is_file() and is_rank_zero() and sweep_name() is None:
+        raise UserError(
+            f"{output} holds a run already; resume it with ckpt_path={output} or choose another hydra.run.dir"
+        )
+
+
 def check_output(output: Path) -> None:
     """Check that no other run has written to the folder ``output``.
 
     Raises:
         UserError: if it holds a training run or results. Jobs of a multirun may replace their results.
     """
-    if "LOCAL_RANK" in os.environ:  # the first rank has checked
+    if not is_rank_zero():  # the first rank checks
         return
     if any(output.glob("checkpoints/*.ckpt")):
         raise UserError(f"{output} holds a training run; write results to another folder (a new one by default)")
     old = [output / name for name in RESULTS if (output / name).is_file()]
-    if old and HydraConfig.get().mode != RunMode.MULTIRUN:
+    if old and sweep_name() is None:
         raise UserError(f"{old[0]} exists already; write results to another folder (a new one by default)")
 
 
-def last_run(folder: Path) -> Path | None:
-    """Return the run folder in ``folder`` with the newest resumable checkpoint; None if there is none."""
-    checkpoints = sorted(folder.glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime)
+def last_run(*folders: Path) -> Path | None:
+    """Return the run folder in ``folders`` with the newest resumable checkpoint; None if there is none."""
+    found = [path for folder in folders for path in folder.glob(f"*/{LAST}")]
+    checkpoints = sorted(found, key=lambda path: path.stat().st_mtime)
     return checkpoints[-1].parent.parent if checkpoints else None
 
 
@@ -134,6 +166,8 @@ def job(output: Path) -> Iterator[None]:
     Lightning starts the other ranks by executing ``sys.argv`` again. In a multirun this would run all jobs, so within
     the block ``sys.argv`` describes the current job only.
     """
+    if not is_rank_zero():
+        logging.getLogger("lmf").setLevel(logging.ERROR)  # rank zero logs what holds for all
     if "LOCAL_RANK" in os.environ:  # Lightning or an external launcher started this rank
         if FIRST_RANK in os.environ:  # Lightning did
             end_with_parent(int(os.environ[FIRST_RANK]))
@@ -172,8 +206,7 @@ def command_as_main() -> Iterator[None]:
         yield
         return
     path = os.environ.get("PYTHONPATH")
-    root = str(Path(lmf.__file__).parents[1])  # a checkout may be on the path of this process only
-    os.environ["PYTHONPATH"] = root if path is None else os.pathsep.join([path, root])
+    os.environ["PYTHONPATH"] = python_path()
     main.__spec__ = importlib.util.find_spec("lmf.__main__")
     try:
         yield
@@ -183,6 +216,16 @@ def command_as_main() -> Iterator[None]:
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = path
+
+
+def python_path() -> str:
+    """Return a ``PYTHONPATH`` for child processes that contains this package.
+
+    A checkout may be on the path of this process only.
+    """
+    path = os.environ.get("PYTHONPATH")
+    root = str(Path(lmf.__file__).parents[1])
+    return root if path is None else os.pathsep.join([path, root])
 
 
 def flags(arguments: Sequence[str]) -> list[str]:

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from lmf.app.identity import identity
 from lmf.app.overrides import split
-from lmf.app.runs import SWEEP_DIR
+from lmf.app.runs import SWEEP_DIR, python_path
 from lmf.errors import one_line
 from lmf.io.csv import csv_text
 from lmf.io.files import replacing, write_text
@@ -55,7 +55,13 @@ FIGURES = (
 
 
 class SweepCallback(Callback):
-    """Updates ``sweep.csv`` and ``pareto.png`` after every job of a multirun and prints the table at the end."""
+    """Updates ``sweep.csv`` and ``pareto.png`` after every job of a multirun and prints the table at the end.
+
+    Attributes:
+        identity: of the current job when it started.
+    """
+
+    identity: str
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Publish the folder of the sweep and register the final table."""
@@ -65,8 +71,11 @@ class SweepCallback(Callback):
         atexit.register(show_at_exit, folder)
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Remove the note of an earlier attempt."""
-        if config.hydra.mode == RunMode.MULTIRUN and not finished(config):
+        """Remove the note of an earlier attempt, and identify the code and the files that the job is about to read."""
+        if config.hydra.mode != RunMode.MULTIRUN:
+            return
+        self.identity = identity(config)
+        if not finished(config):
             (Path(config.hydra.runtime.output_dir) / NOTE).unlink(missing_ok=True)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
@@ -76,7 +85,7 @@ class SweepCallback(Callback):
         folder = Path(config.hydra.runtime.output_dir)
         failed = job_return.status != JobStatus.COMPLETED
         error = one_line(job_return._return_value, limit=1000) if failed else None
-        write_note(folder, list(config.hydra.overrides.task), error, identity(config))
+        write_note(folder, list(config.hydra.overrides.task), error, self.identity)
         collect(folder.parent)
 
 
@@ -97,6 +106,8 @@ def surviving_workers(arguments: Sequence[str]) -> Iterator[None]:
             raise
         log.warning("a worker was killed; the jobs that have not finished are started again")
         os.environ[ATTEMPT] = str(attempt + 1)
+        os.environ["PYTHONPATH"] = python_path()
+        sys.stdout.flush()  # the new program does not get what is buffered
         os.execv(sys.executable, [sys.executable, "-m", "lmf", *arguments])
 
 

@@ -57,7 +57,7 @@ def measure(
     """
     if batches < 2:
         raise UserError(f"batches must be at least 2, got {batches}")
-    data.prepare_data()
+    data.prepare("fit")
     data.setup("fit")
     load = seconds_per_batch(data, batches)
     clock = StepClock()

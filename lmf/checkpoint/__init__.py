@@ -12,7 +12,7 @@ from lmf.checkpoint.files import (
     read_card,
     save,
 )
-from lmf.checkpoint.pickles import CheckpointError, check_finite, unpickle
+from lmf.checkpoint.pickles import CheckpointError, check_finite, is_safetensors, unpickle
 
 __all__ = [
     "FORMAT",
@@ -23,6 +23,7 @@ __all__ = [
     "check_finite",
     "find",
     "from_authors",
+    "is_safetensors",
     "list_models",
     "load",
     "read_card",

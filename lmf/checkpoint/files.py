@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,15 @@ from torch import Tensor
 
 from lmf.checkpoint import foreign, published
 from lmf.checkpoint.pickles import CheckpointError, check_finite, is_safetensors, kind_of, unpickle
-from lmf.checkpoint.translate import without_wrappers
+from lmf.checkpoint.translate import check_names, without_wrappers
 from lmf.decoders.base import Decoder
 from lmf.encoders.base import Encoder
 from lmf.errors import UserError, one_line
 from lmf.io.files import write_bytes
 from lmf.model import SRModel
 from lmf.weights import bundled
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 PARTS = ("encoder", "decoder", "renderer")
@@ -103,9 +105,11 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     try:
         with safe_open(path, "pt") as file:
-            card: dict[str, Any] = json.loads((file.metadata() or {})["card"])
+            card = json.loads((file.metadata() or {})["card"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged or not written by lmf.checkpoint.save ({one_line(error)})") from error
+    if not isinstance(card, dict):
+        raise CheckpointError(f"{path}: its card must be a mapping, got {card!r:.40}")
     return card
 
 
@@ -115,7 +119,7 @@ def from_authors(spec: Mapping[str, Any], state_dict: Mapping[str, Tensor], *, v
     Args:
         spec: its description ``{"name": ..., "args": {...}}``.
         state_dict: its weights.
-        verbose: print what was not translated exactly.
+        verbose: log what was not translated exactly.
 
     Raises:
         CheckpointError: if the model or an option is unknown, or the weights do not fit.
@@ -129,7 +133,7 @@ def from_authors(spec: Mapping[str, Any], state_dict: Mapping[str, Tensor], *, v
         raise CheckpointError(one_line(error)) from error
     if verbose:
         for note in notes:
-            print(f"note: {note}", file=sys.stderr)
+            log.warning(note)
     return model.eval()
 
 
@@ -209,16 +213,19 @@ def _read(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
         return _read_safetensors(path)
     checkpoint = unpickle(path)
     if "lmf" in checkpoint and "state_dict" in checkpoint:
-        return _config(path, checkpoint["lmf"]), without_wrappers(
-            {k: v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
-        )
+        config, weights = _config(path, checkpoint["lmf"]), checkpoint["state_dict"]
+        try:
+            check_names(weights)
+            return config, without_wrappers({k: v for k, v in weights.items() if k.startswith("model.")})
+        except UserError as error:
+            raise CheckpointError(f"{path}: {error}") from error
     try:
         spec, weights, unwrap_notes = foreign.unwrap(checkpoint)
         config, state, convert_notes = published.convert(spec, weights)
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path}: {one_line(error)}") from error
     for note in unwrap_notes + convert_notes:
-        print(f"note: {path.name}: {note}", file=sys.stderr)
+        log.warning("%s: %s", path.name, note)
     return config, state
 
 
@@ -238,9 +245,13 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]
     return _config(path, header), {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
-def _config(path: Path, header: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the config in a header after checking its format."""
+def _config(path: Path, header: Any) -> Mapping[str, Any]:
+    """Return the model config in the ``header`` of the file at ``path``, which may hold anything."""
+    if not isinstance(header, Mapping):
+        raise CheckpointError(f"{path}: the entry 'lmf' must hold format and config, got {header!r:.40}")
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path}: has format {header.get('format')!r}, this version reads format {FORMAT}")
-    config: Mapping[str, Any] = header["config"]
+    config = header.get("config")
+    if not isinstance(config, Mapping) or not all(isinstance(config.get(part, {}), Mapping) for part in PARTS):
+        raise CheckpointError(f"{path}: config must describe encoder and decoder, got {config!r:.40}")
     return config

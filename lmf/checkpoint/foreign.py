@@ -19,7 +19,7 @@ def unwrap(checkpoint: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[st
     """Extract a published model from the content of a checkpoint.
 
     Args:
-        checkpoint: ``{"model": {"name", "args", "sd"}}`` as saved by the authors, or a state dict, alone or under
+        checkpoint: ``{"model": {"name", "args", "sd"}}`` as saved by the released code, or a state dict, alone or under
             ``params_ema``, ``params``, ``state_dict``, ``model_state_dict`` or ``model``. The description of a state
             dict is inferred.
 

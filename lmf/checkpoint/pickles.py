@@ -116,8 +116,11 @@ def check_finite(state: Mapping[str, Tensor], name: object) -> None:
         name: name of the file, for the message.
 
     Raises:
-        CheckpointError: if some weights are NaN or infinite.
+        CheckpointError: if some weights are NaN or infinite, or are not tensors.
     """
+    other = next((key for key, value in state.items() if not isinstance(value, Tensor)), None)
+    if other is not None:
+        raise CheckpointError(f"{name}: {other} must be a tensor, got a {type(state[other]).__name__}")
     broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise CheckpointError(

@@ -53,6 +53,8 @@ def convert(spec: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"a model description needs name and args, got {spec!r}") from error
     encoder = args.get("encoder_spec") or args.get("encoder") or {}
+    if not isinstance(encoder, Mapping):
+        raise UserError(f"the encoder needs name and args, got {encoder!r:.40}")
     encoder_name = encoder.get("name")
     if name not in DECODERS:
         raise UserError(f"unknown model {name!r}; known: {', '.join(DECODERS)}")

@@ -17,12 +17,23 @@ State = dict[str, Tensor]
 Converter = Callable[[Config, State, list[str]], tuple[Config, State]]
 
 
+def check_names(state: Any) -> None:
+    """Check that ``state`` from a file is a mapping whose keys are names.
+
+    Raises:
+        UserError: if it is not.
+    """
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise UserError(f"weights must be a mapping from names to tensors, got {state!r:.40}")
+
+
 def without_wrappers(state: Mapping[str, Tensor]) -> State:
     """Remove prefixes of wrappers from names: DataParallel's ``module.``, torch.compile's ``_orig_mod.``, ``model.``.
 
     Raises:
-        UserError: if two weights would have the same name.
+        UserError: if two weights would have the same name, or ``state`` is not a mapping from names.
     """
+    check_names(state)
     out: State = {}
     for key, value in state.items():
         parts = [part for part in key.split(".") if part not in ("module", "_orig_mod")]

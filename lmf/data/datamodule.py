@@ -77,7 +77,15 @@ class SRDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Download missing pictures of the attached trainer's stage, or of all stages without a trainer."""
-        for source in self._sources(self.stage):
+        self.prepare(self.stage)
+
+    def prepare(self, stage: str | None = None) -> None:
+        """Download missing pictures of a stage, which may start before a trainer is attached.
+
+        Args:
+            stage: ``"fit"``, ``"validate"`` or ``"test"``; None for all.
+        """
+        for source in self._sources(stage):
             source.prepare()
 
     def setup(self, stage: str | None = None) -> None:

@@ -58,10 +58,10 @@ class FeatureDataModule(SRDataModule):
         self.encoder, self.margin, self.device = encoder, margin, device
         self.crops, self.crop_side = crops, crop_side
 
-    def prepare_data(self) -> None:
-        """Download missing pictures, then compute missing features."""
-        super().prepare_data()
-        if self.stage in ("fit", None):
+    def prepare(self, stage: str | None = None) -> None:
+        """Download missing pictures of a stage, then compute missing features for training."""
+        super().prepare(stage)
+        if stage in ("fit", None):
             self.make_samples().encode(self.device)
 
     def make_samples(self) -> FeatureSamples:

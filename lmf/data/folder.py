@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache, lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -145,8 +146,10 @@ class ImageFolder:
         copy = self._copy.get(path)
         if copy is None:
             return to_rgb(io.read(path))
-        if not copy.exists():
-            _save(copy, to_rgb(io.read(path)))
+        if copy.exists():
+            with suppress(ValueError, EOFError):  # damaged
+                return _mapped(copy)
+        _save(copy, to_rgb(io.read(path)))
         return _mapped(copy)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from lmf.errors import UserError, needed
+from lmf.errors import UserError, needed, one_line
 from lmf.io.csv import column_names
+from lmf.io.files import locked, write_text
 from lmf.training.ranks import is_rank_zero
 from lmf.training.results import Results
 
@@ -56,8 +57,7 @@ def wandb_logger(
         try:
             _ = logger.experiment
         except Exception as error:  # wandb raises many types for a missing key, network, time-out or server errors
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            log.warning("W&B cannot be reached (%s); logging offline, upload later with `wandb sync`", reason)
+            log.warning("W&B cannot be reached (%s); logging offline, upload later with `wandb sync`", one_line(error))
             wandb.teardown()
             logger = make("offline")
     return logger
@@ -81,7 +81,8 @@ def finish(failed: bool) -> None:
 def run_id(folder: Path) -> str:
     """Return the W&B id of the run in ``folder``; the first call creates it."""
     path = folder / "wandb_id"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(secrets.token_hex(4))
-    return path.read_text().strip()
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):  # external launchers start all ranks at once
+        if not (path.is_file() and path.read_text().strip()):
+            write_text(path, secrets.token_hex(4))
+        return path.read_text().strip()

@@ -100,6 +100,11 @@ def test_measuring_leaves_the_run_alone(tmp_path):
     refused = run(tmp_path, *test, "ckpt_path=last", f"hydra.run.dir={newest}", check=False)
     assert refused.returncode == 1
     assert "exists already" in refused.stdout + refused.stderr
+    for task in ("test", "fit"):
+        refused = run(tmp_path, *test, f"task={task}", f"hydra.run.dir={trained}", check=False)
+        assert refused.returncode == 1
+        assert "holds a" in refused.stdout + refused.stderr
+        assert snapshot(trained) == before
 
 
 @pytest.mark.slow

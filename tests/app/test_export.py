@@ -59,6 +59,36 @@ def test_the_card_lists_every_training(compose, trained, tmp_path):
     assert [(step["schedule"]["name"], step["init_from"]) for step in steps] == [("quick", None), ("finetune", "run")]
 
 
+def test_a_resumed_run_counts_with_its_last_options(compose, trained, tmp_path):
+    pipeline.run(compose(*TINY, "schedule.epochs=2", "ckpt_path=last", output=trained))
+    (trained / "config-old.yaml").write_text("copied by the user")
+    file = tmp_path / "tiny.safetensors"
+    pipeline.run(compose(*TINY, "task=export", f"ckpt_path={trained}", f"output={file}"))
+    assert [step["schedule"]["epochs"] for step in checkpoint.read_card(file)["recipe"]] == [2]
+
+
+@pytest.mark.parametrize("folder", ["models", "checkpoints"])
+@pytest.mark.parametrize("content", ["[1, 2]", "schedule_of_theirs: 3", "text"])
+def test_configs_of_other_programs_are_no_recipe(compose, trained, tmp_path, folder, content):
+    copy = tmp_path / "theirs" / folder / "model.ckpt"
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes((trained / "checkpoints" / "last.ckpt").read_bytes())
+    (tmp_path / "theirs" / "config.yaml").write_text(content)
+    file = tmp_path / "tiny.safetensors"
+    pipeline.run(compose(*TINY, "task=export", f"ckpt_path={copy}", f"output={file}"))
+    assert "recipe" not in checkpoint.read_card(file)
+
+
+def test_a_card_is_found_by_content_not_by_suffix(compose, trained, tmp_path):
+    file, again = tmp_path / "tiny.safetensors", tmp_path / "again.safetensors"
+    (tmp_path / "card.yaml").write_text("data: scikit-image\n")
+    facts = f"card={tmp_path / 'card.yaml'}"
+    pipeline.run(compose(*TINY, "task=export", f"ckpt_path={trained}", f"output={file}", facts))
+    file.rename(tmp_path / "tiny.bin")
+    pipeline.run(compose(*TINY, "task=export", f"ckpt_path={tmp_path / 'tiny.bin'}", f"output={again}"))
+    assert checkpoint.read_card(again)["data"] == "scikit-image"
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

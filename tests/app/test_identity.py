@@ -8,7 +8,7 @@ import torch
 
 from lmf import checkpoint
 from lmf.app import version
-from lmf.app.identity import identity
+from lmf.app.identity import identity, named
 from lmf.renderers.cmsr.tables import beside
 
 PARTS = {
@@ -123,3 +123,22 @@ def test_the_code_and_the_config(compose, monkeypatch):
     assert identity(compose(output="elsewhere")) == before
     monkeypatch.setattr(version, "fingerprint", lambda: "another")
     assert identity(compose()) != before
+
+
+def test_pictures_behind_links(compose, tmp_path):
+    """The pictures of a data set are often links to folders, which are followed when they are read."""
+    elsewhere, photos = tmp_path / "elsewhere", tmp_path / "photos"
+    for folder in (elsewhere / "sub", photos):
+        folder.mkdir(parents=True)
+    (photos / "link").symlink_to(elsewhere)
+    (elsewhere / "sub" / "loop").symlink_to(photos)
+    (elsewhere / "sub" / "a.png").write_text("1")
+    config = compose("task=upscale", "scale=2", f"input={photos}")
+    before = identity(config)
+    assert identity(config) == before
+    (elsewhere / "sub" / "a.png").write_text("22")
+    assert identity(config) != before
+
+
+def test_an_empty_text_is_not_the_working_folder():
+    assert named("") == []

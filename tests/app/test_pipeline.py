@@ -7,12 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import lmf
 from lmf import checkpoint
 from lmf.app import pipeline
 from lmf.benchmark.cost import count
+from lmf.renderers.cmsr.tables import Table, Tables, fingerprint
 
 from ..conftest import TINY
 
@@ -239,3 +241,49 @@ def test_an_experiment_means_its_pretrained_model(compose, tmp_path, caplog):
     assert f"results: {tmp_path}" in caplog.text
     (row,) = json.loads((tmp_path / "results.json").read_text())
     assert row["psnr"] > row["bicubic_psnr"] + 0.5
+
+
+def test_only_the_pictures_of_the_task_are_downloaded(compose, tmp_path, monkeypatch, caplog):
+    fetched = []
+    monkeypatch.setattr("lmf.data.sources.fetch_archive", lambda url, *_: fetched.append(url.rpartition("/")[2]))
+    options = [o for o in TINY if not o.startswith(("encoder.", "decoder."))]
+    bicubic = ("task=test", "encoder=identity", "decoder=bicubic", "data=div2k", f"paths.data={tmp_path}/data")
+    with pytest.raises(SystemExit):
+        pipeline.run(compose(*options, *bicubic))
+    assert "DIV2K_valid_HR" in caplog.text
+    assert fetched == ["DIV2K_valid_HR.zip"]
+
+
+def test_the_last_run_of_any_name(compose, tmp_path, caplog):
+    caplog.set_level("INFO")
+    last = tmp_path / "runs" / "lmf" / "now"
+    pipeline.run(compose(*TINY, "schedule.epochs=1", output=last))
+    for options, found in (([], True), (["name=other"], False)):
+        caplog.clear()
+        run = compose(*TINY, "task=test", "ckpt_path=last", *TEST_DATA, *options, output=tmp_path / f"test{found}")
+        if found:
+            pipeline.run(run)
+            assert f"model: {last}/checkpoints/best.ckpt" in caplog.text
+        else:
+            with pytest.raises(SystemExit):
+                pipeline.run(run)
+            assert "ckpt_path=last: no run in" in caplog.text
+
+
+def test_the_saved_config_names_the_tables(compose, trained, tmp_path):
+    model = lmf.load(trained)
+    file = checkpoint.find(trained).with_suffix(".cmsr.yaml")
+    file.write_text(Tables({6: [Table({1: 0.3}, 1e-4)]}, model=fingerprint(model)).dump())
+    out = tmp_path / "test"
+    options = ("task=test", "renderer=cmsr", f"ckpt_path={trained}", "data.limit=1", "data.crop=48", "data.scales=[6]")
+    pipeline.run(compose(*TINY, *options, output=out))
+    assert yaml.safe_load((out / "config.yaml").read_text())["renderer"]["tables"] == str(file)
+
+
+def test_calibration_refuses_other_precisions(compose, trained, caplog):
+    for option in ("precision=bf16-mixed", "trainer.precision=bf16-mixed"):
+        caplog.clear()
+        with pytest.raises(SystemExit):
+            pipeline.run(compose(*TINY, "task=calibrate", f"ckpt_path={trained}", option))
+        assert "precision=bf16-mixed: task=calibrate measures in 32-true only" in caplog.text
+    assert not list((trained / "checkpoints").glob("*cmsr*"))

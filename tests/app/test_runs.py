@@ -1,3 +1,4 @@
+import logging
 import os
 import sys
 
@@ -6,7 +7,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import read_write
+from omegaconf import OmegaConf, read_write
 
 from lmf.app import runs
 from lmf.errors import UserError
@@ -111,6 +112,35 @@ def test_results_are_not_written_over(compose, tmp_path):
     (tmp_path / "results.json").write_text("[]")
     with pytest.raises(UserError, match=r"results\.json exists already"):
         runs.check_output(tmp_path)
+
+
+@pytest.mark.parametrize("task", ["test", "upscale", "export", "calibrate", "benchmark", "fit"])
+def test_a_run_folder_is_refused_before_anything_is_written(tmp_path, task):
+    folder = make_run(tmp_path / "a", age=1)
+    config = {"task": {"name": task}, "ckpt_path": None, "hydra": {"run": {"dir": str(folder)}}}
+    callback = runs.OutputCallback()
+    with pytest.raises(UserError, match=f"{folder} holds a"):
+        callback.on_run_start(OmegaConf.create(config))
+    callback.on_run_start(OmegaConf.merge(config, {"hydra": {"run": {"dir": str(tmp_path / "new")}}}))
+    resumed = OmegaConf.merge(config, {"ckpt_path": str(folder)})
+    if task == "fit":
+        callback.on_run_start(resumed)
+    else:
+        with pytest.raises(UserError, match=f"{folder} holds a"):
+            callback.on_run_start(resumed)
+
+
+def test_the_first_rank_logs_for_all(compose, tmp_path, monkeypatch):
+    level = logging.getLogger("lmf").level
+    try:
+        for rank, logged in (("0", True), ("1", False)):
+            monkeypatch.setenv("LOCAL_RANK", rank)
+            monkeypatch.delenv(runs.FIRST_RANK, raising=False)
+            compose()
+            with runs.job(tmp_path):
+                assert logging.getLogger("lmf.checkpoint.files").isEnabledFor(logging.WARNING) is logged
+    finally:
+        logging.getLogger("lmf").setLevel(level)
 
 
 @pytest.mark.parametrize(

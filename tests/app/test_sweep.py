@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
+import lmf
 from lmf.app import sweep
+from lmf.app.identity import identity
 from lmf.renderers.cmsr.tables import Table, Tables, fingerprint
 
 from ..conftest import ROOT, TINY
@@ -55,6 +60,44 @@ def test_one_table_of_what_there_is(tmp_path, capsys, caplog):
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
+def test_the_identity_is_that_of_the_start(compose, tmp_path, monkeypatch):
+    """A file that changes while a job runs may not be the one that the job has read."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    job = compose("task=upscale", "scale=2", f"input={photos}")
+    before = identity(job)
+    hydra = {"mode": RunMode.MULTIRUN, "runtime": {"output_dir": str(tmp_path / "0")}, "overrides": {"task": []}}
+    (tmp_path / "0").mkdir()
+    config = OmegaConf.create({**job, "hydra": hydra}, flags={"allow_objects": True})
+    callback = sweep.SweepCallback()
+    callback.on_job_start(config=config)
+    (photos / "new.png").touch()
+    assert identity(job) != before
+    callback.on_job_end(config=config, job_return=JobReturn(status=JobStatus.COMPLETED))
+    assert sweep.read_note(tmp_path / "0")["identity"] == before
+
+
+def test_a_restarted_command_keeps_its_output_and_finds_the_package(tmp_path):
+    code = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+from lmf.app import sweep
+TerminatedWorkerError = type("TerminatedWorkerError", (Exception,), {{}})
+execv = os.execv
+def checked(program, arguments):
+    print(os.environ["PYTHONPATH"].split(os.pathsep), file=sys.stderr)
+    execv(program, arguments)
+os.execv = checked
+print("before")
+with sweep.surviving_workers(["--version"]):
+    raise TerminatedWorkerError
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout == f"before\nlmf {lmf.__version__}\n", done.stderr
+    assert str([str(ROOT)]) in done.stderr
+
+
 def test_an_empty_sweep_is_no_error(tmp_path):
     assert sweep.collect(tmp_path) == []
     sweep.show(tmp_path / "nothing")
@@ -72,8 +115,6 @@ def ready(tmp_path_factory):
         f"hydra.run.dir={folder / 'run'}",
     ]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    import lmf
-
     model = lmf.load(folder / "run")
     tables = Tables({6: [Table({1: 0.05, 3: 0.2}, 1e-5), Table({1: 0.3}, 1e-4)]}, model=fingerprint(model))
     checkpoint = lmf.checkpoint.find(folder / "run")

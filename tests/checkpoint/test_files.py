@@ -88,7 +88,7 @@ def test_a_disk_error_while_saving_has_its_number(model, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_authors_pth_and_notes(tmp_path, capsys):
+def test_authors_pth_and_notes(tmp_path, caplog):
     spec = {
         "name": "lmliif",
         "args": {
@@ -109,7 +109,8 @@ def test_authors_pth_and_notes(tmp_path, capsys):
     torch.save({"model": {**spec, "sd": theirs}, "epoch": 1}, tmp_path / "epoch-last.pth")
     loaded = lmf.load(tmp_path / "epoch-last.pth")
     assert torch.equal(query(loaded), query(ours))
-    assert "mean-shift" in capsys.readouterr().err
+    assert "mean-shift" in caplog.text
+    assert "epoch-last.pth: " in caplog.text
 
 
 class Evil:
@@ -162,6 +163,46 @@ def test_wrong_files_are_refused_in_one_line(tmp_path, capfd, name, message):
     assert "\n" not in str(error.value)
     assert name in str(error.value)
     assert "executed" not in capfd.readouterr().out
+
+
+CONFUSED = [3, None, "x", True, [1], [{}], {}, {"a": 1}]
+
+
+def replaced(tree, path, value):
+    """Return a copy of nested dictionaries with ``value`` at ``path``."""
+    return {**tree, path[0]: replaced(tree[path[0]], path[1:], value)} if path else value
+
+
+@pytest.mark.parametrize("value", CONFUSED)
+@pytest.mark.parametrize("path", ["lmf", "lmf.format", "lmf.config", "lmf.config.encoder", "lmf.config.decoder",
+                                  "lmf.config.encoder._target_", "state_dict", "state_dict.a"])  # fmt: skip
+def test_values_of_another_type_are_refused_in_one_line(tmp_path, path, value):
+    content = {"lmf": {"format": 1, "config": TINY}, "state_dict": {"a": torch.zeros(1)}}
+    torch.save(replaced(content, path.split("."), value), tmp_path / "m.ckpt")
+    check_refused(tmp_path / "m.ckpt", lmf.load)
+    if path.startswith("lmf"):
+        header = json.dumps(replaced(content["lmf"], path.split(".")[1:], value))
+        save_file({"a": torch.zeros(1)}, tmp_path / "m.safetensors", {"lmf": header, "card": json.dumps([value])})
+        check_refused(tmp_path / "m.safetensors", lmf.load)
+        check_refused(tmp_path / "m.safetensors", checkpoint.read_card)
+
+
+@pytest.mark.parametrize("value", CONFUSED)
+@pytest.mark.parametrize("path", ["model", "model.name", "model.args", "model.sd", "model.args.encoder_spec",
+                                  "model.args.encoder_spec.args", "model.args.imnet_spec", "model.sd.a"])  # fmt: skip
+def test_published_values_of_another_type_are_refused_in_one_line(tmp_path, path, value):
+    encoder = {"name": "edsr-baseline", "args": {"no_upsampling": True}}
+    args = {"encoder_spec": encoder, "imnet_spec": {"name": "mlp", "args": {}}}
+    content = {"model": {"name": "liif", "args": args, "sd": {"a": torch.zeros(1)}}}
+    torch.save(replaced(content, path.split("."), value), tmp_path / "m.pth")
+    check_refused(tmp_path / "m.pth", lmf.load)
+
+
+def check_refused(path, read):
+    with pytest.raises(CheckpointError) as error:
+        read(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
 
 
 def test_weights_that_do_not_fit(model, tmp_path):

@@ -83,6 +83,17 @@ def test_div2k_says_what_is_missing(tmp_path: Path) -> None:
         data.setup("test")
 
 
+@pytest.mark.parametrize(
+    ("stage", "archives"),
+    [("test", ["valid"]), ("validate", ["valid"]), ("fit", ["train", "valid"]), (None, ["train", "valid", "valid"])],
+)
+def test_only_what_a_stage_needs_is_downloaded(tmp_path: Path, monkeypatch, stage, archives) -> None:
+    fetched: list[str] = []
+    monkeypatch.setattr("lmf.data.sources.fetch_archive", lambda url, *_: fetched.append(Path(url).stem))
+    datamodule(tmp_path, "data=div2k").prepare(stage)
+    assert fetched == [f"DIV2K_{part}_HR" for part in archives]
+
+
 def test_div2k_unpacked_by_hand(tmp_path: Path, photos: Path) -> None:
     for part in ("train", "valid"):
         (tmp_path / "data/DIV2K").mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from lmf import io
 from lmf.data import DataError, ImageFolder
-from lmf.data.folder import intact, list_images, to_rgb
+from lmf.data.folder import _mapped, intact, list_images, to_rgb
 
 
 def save(path: Path, size: tuple[int, int] = (12, 16), value: int = 100) -> Path:
@@ -115,3 +115,15 @@ def test_the_limit_counts_pictures_that_can_be_used(tmp_path: Path) -> None:
 def test_unknown_option() -> None:
     with pytest.raises(DataError, match="'ignore'"):
         ImageFolder([], on_corrupt="ignore")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", lambda data: data[:-8], lambda data: bytes(len(data))])
+def test_a_damaged_copy_is_decoded_again(tmp_path: Path, content) -> None:
+    path = save(tmp_path / "a.png", value=100)
+    ImageFolder([path], tmp_path / "cache", decode=True)
+    (copy,) = (tmp_path / "cache").iterdir()
+    copy_data = copy.read_bytes()
+    _mapped.cache_clear()  # as in another process
+    copy.write_bytes(content(copy_data) if callable(content) else content)
+    np.testing.assert_array_equal(ImageFolder([path], tmp_path / "cache")[0], np.full((12, 16, 3), 100))
+    assert copy.read_bytes() == copy_data

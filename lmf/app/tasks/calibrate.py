@@ -23,10 +23,16 @@ log = logging.getLogger(__name__)
 def run(config: DictConfig) -> None:
     """Measure CMSR tables on a folder of pictures and write them beside the checkpoint or to ``config.output``.
 
+    Unlike all other tasks this one writes to the folder of the run that it reads: the tables, and until they are
+    complete a hidden folder beside them.
+
     Raises:
-        UserError: if no model is chosen, or a pretrained model's tables would be replaced.
+        UserError: if no model is chosen, a pretrained model's tables would be replaced, or the precision is not
+            ``32-true``.
         DataError: if there are no pictures.
     """
+    if str(config.trainer.precision) not in ("32", "32-true"):
+        raise UserError(f"precision={config.trainer.precision}: task=calibrate measures in 32-true only")
     path = checkpoint_file(config)
     if config.output is None and config.ckpt_path is None:
         raise UserError(f"{path} has tables already; give output=FILE.cmsr.yaml to write others, or ckpt_path=MODEL")

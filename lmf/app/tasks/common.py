@@ -19,16 +19,18 @@ from torch import nn
 from lmf import checkpoint
 from lmf.app import runs
 from lmf.app.overrides import split
-from lmf.errors import UserError
+from lmf.errors import UserError, one_line
 from lmf.io.files import write_text
 from lmf.model import SRModel
 from lmf.renderers import Renderer
 from lmf.renderers.cmsr import tables
+from lmf.training.loggers import log_table
+from lmf.training.module import SRModule
+from lmf.training.ranks import is_rank_zero
+from lmf.training.results import Results
 
 if TYPE_CHECKING:
     from lmf.data import SRDataModule
-
-from lmf.training.ranks import is_rank_zero
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +49,9 @@ def build(config: DictConfig) -> SRModel:
 def load(config: DictConfig) -> SRModel:
     """Load the trained model of a task, give it the renderer of ``config``, and update ``config`` to describe it.
 
-    ``config.encoder``, ``config.decoder`` and ``config.ckpt_path`` are replaced by those of the model, so that the
-    saved config describes the model that ran. If no model is chosen (see `source`), the encoder and decoder of
-    ``config`` are built, provided that they have no weights (bicubic interpolation).
+    ``config.encoder``, ``config.decoder``, ``config.ckpt_path`` and ``config.renderer.tables`` are replaced by those of
+    the model, so that the saved config describes the model that ran. If no model is chosen (see `source`), the encoder
+    and decoder of ``config`` are built, provided that they have no weights (bicubic interpolation).
 
     Raises:
         UserError: if no model is chosen, or if overrides or the experiment contradict the model.
@@ -70,6 +72,8 @@ def load(config: DictConfig) -> SRModel:
         for part in ("encoder", "decoder"):
             config[part] = (model.config or {})[part]
         config.ckpt_path = str(path)
+        if config.renderer.get("tables", ...) is None:
+            config.renderer.tables = str(tables.beside(path))
     if is_rank_zero():
         log.info(f"{given}model: {path} ({type(model.encoder).__name__} + {type(model.decoder).__name__})")
     model.renderer = make_renderer(config, model, path)
@@ -81,7 +85,8 @@ def source(config: DictConfig) -> str | Path | None:
 
     The first of these that is set wins:
 
-    1. ``ckpt_path``; ``last`` means the last run under ``runs/name``.
+    1. ``ckpt_path``; ``last`` means the last training under ``runs/name``, or under ``runs`` if neither the command
+       line nor an experiment names the run.
     2. ``pretrained``, set by experiments that have a trained model.
     3. Without an experiment, the default of the task: ``lm_liif_edsr`` for ``task=upscale``.
 
@@ -92,9 +97,11 @@ def source(config: DictConfig) -> str | Path | None:
         UserError: if ``ckpt_path=last`` and there is no run yet.
     """
     if config.ckpt_path == "last":
-        last = runs.last_run(Path(config.paths.runs, config.name))
+        folder = Path(config.paths.runs)
+        named = config.name != config.task.name
+        last = runs.last_run(*([folder / config.name] if named else sorted(folder.glob("*"))))
         if last is None:
-            raise UserError(f"ckpt_path=last: no run of {config.name} yet; give experiment=NAME or a path")
+            raise UserError(f"ckpt_path=last: no run in {folder / (config.name if named else '*')} yet; give a path")
         return last
     chosen = config.ckpt_path if config.ckpt_path is not None else config.pretrained
     if chosen is None and experiment_of(config) is None:
@@ -197,9 +204,20 @@ def save_config(config: DictConfig, output: Path) -> None:
 
 
 def last_config(run: Path) -> dict[str, Any] | None:
-    """Return the config that the run folder ``run`` was last trained with, or None if it has none."""
-    paths = [run / "config.yaml", *sorted(run.glob("config-*.yaml"), key=lambda path: int(path.stem[7:]))]
-    return yaml.safe_load(paths[-1].read_text()) if paths[-1].is_file() else None
+    """Return the config that the run folder ``run`` was last trained with, or None if it has none.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    resumed = [path for path in run.glob("config-*.yaml") if path.stem[7:].isdecimal()]
+    path = max(resumed, key=lambda path: int(path.stem[7:]), default=run / "config.yaml")
+    if not path.is_file():
+        return None
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not readable as YAML ({one_line(error, limit=200)})") from error
+    return config if isinstance(config, dict) and "schedule" in config else None  # else of another program
 
 
 def check_data(datamodule: SRDataModule, stage: Literal["fit", "test"]) -> None:
@@ -209,5 +227,22 @@ def check_data(datamodule: SRDataModule, stage: Literal["fit", "test"]) -> None:
         DataError: if data is missing or unsuitable.
     """
     if is_rank_zero():  # the other ranks wait for it in the trainer
-        datamodule.prepare_data()
+        datamodule.prepare(stage)
         datamodule.setup(stage)
+
+
+def report(trainer: L.Trainer, module: SRModule, output: Path, title: str) -> None:
+    """Write, log and print the results that ``trainer`` has just measured with ``module``.
+
+    Args:
+        trainer: after ``trainer.test``.
+        module: holds the results.
+        output: folder to write to.
+        title: of the printed table.
+    """
+    if trainer.is_global_zero:
+        results = Results(module.results)
+        results.save(output)
+        log_table(trainer.loggers, results)
+        results.show(title)
+        log.info(f"results: {output}")

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from lmf import checkpoint
 from lmf.app import version
-from lmf.app.tasks.common import checkpoint_file, load
+from lmf.app.tasks.common import checkpoint_file, last_config, load
 from lmf.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
@@ -42,16 +42,21 @@ def known(source: Path) -> dict[str, Any]:
 
     A card keeps the version that it was first written with.
     """
-    card = checkpoint.read_card(source) if source.suffix == ".safetensors" else recipe(source)
+    card = checkpoint.read_card(source) if checkpoint.is_safetensors(source) else recipe(source)
     return card if {"version", "commit"} & card.keys() else card | version.facts()
 
 
 def recipe(source: Path) -> dict[str, Any]:
-    """Return all trainings that led to the checkpoint at ``source``, the first one first, as read from run folders."""
+    """Return all trainings that led to the checkpoint at ``source``, the first one first, as read from run folders.
+
+    A run that was resumed with other options counts with its last ones.
+    """
     steps: list[dict[str, Any]] = []
     path: Path | None = source
-    while path is not None and (file := path.parent.parent / "config.yaml").is_file():
-        config = yaml.safe_load(file.read_text())
+    while path is not None and path.parent.name == "checkpoints":
+        config = last_config(path.parent.parent)
+        if config is None:
+            break
         init_from = config.get("init_from")
         steps.insert(
             0,

@@ -11,8 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lmf import checkpoint
 from lmf.app import runs
-from lmf.app.tasks.common import build, check_data, device_of, last_config, save_config
-from lmf.app.tasks.test import report
+from lmf.app.tasks.common import build, check_data, device_of, last_config, report, save_config
 from lmf.app.tasks.trainer import make_trainer
 from lmf.errors import UserError, one_line
 from lmf.model import SRModel
@@ -144,10 +143,7 @@ def resumable(config: DictConfig, output: Path) -> Path | None:
         UserError: if there is no such checkpoint, or if a new run would write to the folder of another one.
     """
     if config.ckpt_path is None:
-        if (output / runs.LAST).is_file() and is_rank_zero() and runs.sweep_name() is None:
-            raise UserError(
-                f"{output} holds a run already; resume it with ckpt_path={output} or choose another hydra.run.dir"
-            )
+        runs.check_new(output)
         return None
     if config.ckpt_path == "last":
         path = output / runs.LAST

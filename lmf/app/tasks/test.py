@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
-import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lmf.app import runs
-from lmf.app.tasks.common import check_data, load, save_config
+from lmf.app.tasks.common import check_data, load, report, save_config
 from lmf.app.tasks.trainer import make_trainer
-from lmf.training.loggers import log_table
 from lmf.training.module import SRModule
-from lmf.training.results import Results
-
-log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig) -> None:
@@ -39,20 +33,3 @@ def run(config: DictConfig) -> None:
     trainer = make_trainer(config)
     trainer.test(module, datamodule=datamodule, verbose=False)
     report(trainer, module, output, title)
-
-
-def report(trainer: L.Trainer, module: SRModule, output: Path, title: str) -> None:
-    """Write, log and print the results that ``trainer`` has just measured with ``module``.
-
-    Args:
-        trainer: after ``trainer.test``.
-        module: holds the results.
-        output: folder to write to.
-        title: of the printed table.
-    """
-    if trainer.is_global_zero:
-        results = Results(module.results)
-        results.save(output)
-        log_table(trainer.loggers, results)
-        results.show(title)
-        log.info(f"results: {output}")

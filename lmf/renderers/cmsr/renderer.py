@@ -55,7 +55,7 @@ class CMSR(Renderer):
         overlap: whether to render, at each level, also the pixels outside its latents that their enlargement reads,
             and to enlarge each level directly to the output. Otherwise each level is enlarged to the next one together
             with its surroundings, as in the released code; this renders slightly fewer pixels and is less precise. None
-            uses the setting that the tables were calibrated for (False for the authors' tables), or True with
+            uses the setting that the tables were calibrated for (False for those of the released code), or True with
             ``precision_db``.
         above: largest scale that is rendered densely.
         queries: bounds the temporaries of the decoder, as in `Dense`.

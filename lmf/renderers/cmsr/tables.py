@@ -1,8 +1,8 @@
 """Scale-to-modulation tables, which give the largest modulation intensity for each coarser level.
 
-A file holds tables for several target scales and, unless it comes from the authors, several thresholds. A threshold is
-the mean squared difference from dense rendering that a table keeps, in network units [-1, 1]. It equals a PSNR of
-``10 log10(4 / threshold)`` dB for colours in [0, 1].
+A file holds tables for several target scales and, unless it comes from the released code, several thresholds. A
+threshold is the mean squared difference from dense rendering that a table keeps, in network units [-1, 1]. It equals a
+PSNR of ``10 log10(4 / threshold)`` dB for colours in [0, 1].
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Tables:
 
     Attributes:
         tables: tables by target scale, the most precise first.
-        model: `fingerprint` of the model they were made for; None in the authors' files.
+        model: `fingerprint` of the model they were made for; None in files of the released code.
         estimator: name of the estimator that made them.
         images: number of images used for calibration; None if unknown.
         overlap: whether they were made for rendering with overlap, see `CMSR`.
@@ -98,8 +98,8 @@ class Tables:
     @classmethod
     def _parse(cls, content: Any, name: str) -> Tables:
         try:
-            if "format" not in content:  # the authors': {8: {1: 0.33, 2: 0.38, ...}, ...}
-                content = {"tables": {s: [{"bounds": b}] for s, b in content.items()}, "estimator": "authors"}
+            if "format" not in content:  # of the released code: {8: {1: 0.33, 2: 0.38, ...}, ...}
+                content = {"tables": {s: [{"bounds": b}] for s, b in content.items()}, "estimator": "released"}
             elif content["format"] != FORMAT:
                 raise TableError(f"{name}: has format {content['format']!r}, this version reads format {FORMAT}")
             tables = {

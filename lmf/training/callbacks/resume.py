@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,15 +19,17 @@ from lmf.training.ranks import is_rank_zero
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+LEAVE = signal.SIGUSR1  # rank zero sends it to the ranks that Lightning has started when it exits at once
+REPEAT = 1.0  # seconds within which a second signal is the same one: a launcher repeats what a terminal sends to all
 
 
 class ResumeCheckpoint(Checkpoint):
     """Saves a checkpoint to resume from every few steps, before validations and on signals.
 
     On SIGTERM or SIGINT (Ctrl-C) the callback finishes the current training step, saves it and exits with status 128 +
-    the number of the signal, as schedulers expect. Outside training steps and on a second signal it exits at once. All
-    ranks stop after the same step.
+    the number of the signal, as schedulers expect. Outside training steps and on a second signal, at least `REPEAT`
+    seconds later, it exits at once. All ranks stop after the same step. Ranks that Lightning has started leave this to
+    rank zero of their node, because a terminal sends Ctrl-C to all of them.
 
     A run that was stopped during a validation repeats the whole validation after resuming. The best checkpoint is
     therefore chosen among the same weights as in an uninterrupted run.
@@ -48,6 +51,7 @@ class ResumeCheckpoint(Checkpoint):
         self.every = every_n_train_steps
         self.steps = 0  # optimiser steps at the end of the last batch
         self.received = 0  # number of the received signal
+        self.since = 0.0  # time at which it was received, of `time.monotonic`
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Make Lightning repeat a validation that did not finish."""
@@ -69,6 +73,8 @@ class ResumeCheckpoint(Checkpoint):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Handle SIGINT."""
         self.received = 0
+        if follows(trainer):
+            signal.signal(LEAVE, leave)
         self.listen(trainer, signal.SIGINT)  # before data loaders fork, so that Ctrl-C does not end them
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -80,13 +86,16 @@ class ResumeCheckpoint(Checkpoint):
         """Install the handler of the signal ``number``."""
 
         def handle(number: int, frame: FrameType | None) -> None:
-            if not self.received and trainer.strategy.launcher is not None:
-                trainer.strategy.launcher.kill(number)
-            if self.received or not trainer.training:
+            again, now = self.received, time.monotonic()
+            if again and now - self.since < REPEAT:
+                return
+            self.received, self.since = number, now
+            if again or not trainer.training:
+                if trainer.strategy.launcher is not None:
+                    trainer.strategy.launcher.kill(LEAVE)
                 raise SystemExit(status(trainer, number))
-            self.received = number
 
-        signal.signal(number, handle)
+        signal.signal(number, signal.SIG_IGN if follows(trainer) else handle)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -124,6 +133,16 @@ class ResumeCheckpoint(Checkpoint):
         if is_rank_zero():
             log.warning(f"{signal.Signals(number).name}: stopped after step {self.steps}; resume from {self.path}")
         raise SystemExit(status(trainer, number))
+
+
+def follows(trainer: L.Trainer) -> bool:
+    """Return whether Lightning has started this process, so that rank zero of the node decides when it stops."""
+    return trainer.strategy.launcher is not None and trainer.local_rank > 0
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """Exit at once, with a status that Lightning does not take for a failure."""
+    raise SystemExit(0)
 
 
 def status(trainer: L.Trainer, number: int) -> int:

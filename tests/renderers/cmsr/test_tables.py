@@ -87,3 +87,8 @@ def test_units():
     assert mean_square(50) == pytest.approx(4e-5)
     # 2e-5 in [-1, 1] is 5e-6 in [0, 1], about 53 dB
     assert psnr(2e-5) == pytest.approx(-10 * math.log10(5e-6))
+
+
+def test_files_of_the_released_code():
+    tables = Tables.of({8: {1: 0.33, 2: 0.38}})
+    assert (tables.estimator, tables.model, tables.tables[8][0].bounds) == ("released", None, {1: 0.33, 2: 0.38})

@@ -79,11 +79,11 @@ def test_errors(tmp_path):
         ResumeCheckpoint(tmp_path / "last.ckpt", 0)
 
 
-def start(output, *overrides):
-    """Start a run in another process and return when it has saved a checkpoint."""
+def start(output, *overrides, **options):
+    """Start a run in another process, with ``options`` of Popen, and return when it has saved a checkpoint."""
     command = [sys.executable, str(ROOT / "run.py"), *RUN, f"hydra.run.dir={output}", *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options)
     deadline = time.monotonic() + 120
     while not (output / "checkpoints" / "last.ckpt").is_file():
         assert process.poll() is None, process.stderr.read().decode()
@@ -149,6 +149,48 @@ def test_no_rank_outlives_the_first(tmp_path, number):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert checkpoint(tmp_path / "run")["global_step"] >= 5
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_ranks_is_one_signal(compose, tmp_path, number):
+    """A terminal sends Ctrl-C to the whole process group, so every rank receives it."""
+    options = (*LONG, "schedule.iterations=100", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
+               "data.workers=0")  # fmt: skip
+    process = start(tmp_path / "part", *options, start_new_session=True)
+    os.killpg(process.pid, number)
+    assert process.wait(60) == 128 + number, process.stderr.read().decode()
+    stopped = checkpoint(tmp_path / "part")["global_step"]
+    assert 5 < stopped < 100
+    assert f"{number.name}: stopped after step {stopped}; resume from" in (tmp_path / "part" / "lmf.log").read_text()
+    for name, more in (("part", ["ckpt_path=last"]), ("whole", [])):
+        command = [sys.executable, str(ROOT / "run.py"), *RUN, *options, *more]
+        subprocess.run([*command, f"hydra.run.dir={tmp_path / name}"], check=True, capture_output=True)
+    assert checkpoint(tmp_path / "whole")["global_step"] == 100
+    assert_same_weights(tmp_path / "whole", tmp_path / "part", "last")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("pause", "saved"), [(0.1, True), (1.5, False)])
+def test_a_second_signal_exits_at_once_unless_it_is_a_repeat(tmp_path, pause, saved):
+    """Training steps of 3 s, so that both signals arrive within one."""
+    code = f"""
+import os, sys, threading, time
+from lmf.training.module import SRModule
+step = SRModule.training_step
+def slow(self, batch, batch_idx):
+    if batch_idx == 6:
+        for delay in (0.1, 0.1 + {pause}):
+            threading.Timer(delay, os.kill, (os.getpid(), {int(signal.SIGTERM)})).start()
+        time.sleep(3)
+    return step(self, batch, batch_idx)
+SRModule.training_step = slow
+from lmf.app import cli
+cli.main({[*RUN, *LONG, f"hydra.run.dir={tmp_path / 'run'}"]!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert checkpoint(tmp_path / "run")["global_step"] == (7 if saved else 5)
 
 
 @pytest.mark.slow
