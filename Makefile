@@ -42,7 +42,7 @@ weights: setup
 	for model in lm_liif_edsr lm_lte_edsr; do set -e; \
 	  $(BIN)/lmf task=export ckpt_path=runs/weights/$$model card=$(WEIGHTS)/card.yaml \
 	    output=$(WEIGHTS)/$$model.safetensors; \
-	  $(BIN)/lmf task=calibrate ckpt_path=$$model input='$(PHOTOS)'; \
+	  $(BIN)/lmf task=calibrate ckpt_path=$$model input='$(PHOTOS)' output=$(WEIGHTS)/$$model.cmsr.yaml; \
 	done
 
 test: setup

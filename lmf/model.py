@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -241,12 +241,12 @@ def target_size(lr_size: Size, scale: float | None, size: Size | None) -> Size:
     if (scale is None) == (size is None):
         raise UserError(f"give either scale or size, got scale={scale}, size={size}")
     if scale is not None:
-        if not (math.isfinite(scale) and scale > 0):
-            raise UserError(f"scale must be a positive number, got {scale}")
+        if not (isinstance(scale, int | float) and math.isfinite(scale) and scale > 0):
+            raise UserError(f"scale must be a positive number, got {scale!r}")
         return max(1, round(lr_size[0] * scale)), max(1, round(lr_size[1] * scale))
     assert size is not None
-    if len(size) != 2 or any(n != int(n) or n < 1 for n in size):
-        raise UserError(f"size must be (height, width), both integers of at least 1, got {size}")
+    if not isinstance(size, Sequence) or len(size) != 2 or any(n != int(n) or n < 1 for n in size):
+        raise UserError(f"size must be (height, width), both integers of at least 1, got {size!r}")
     return int(size[0]), int(size[1])
 
 

@@ -192,8 +192,10 @@ def enlarged(
     """
     planes, compose = io.decompose(picture)
     lr = [to_network(plane.to(model.device)) for plane in planes]
+    top = 0
     for bands in zip(*(tiling.bands(model, plane, size, tile, renderer) for plane in lr), strict=True):
-        yield compose([from_network(band) for band in bands])
+        yield compose([from_network(band) for band in bands], top, size[0])
+        top += bands[0].shape[2]
 
 
 def watched(pages: Iterable[io.Page], progress: Progress, bar: TaskID, count: int) -> Iterator[io.Page]:

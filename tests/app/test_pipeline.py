@@ -2,6 +2,7 @@ import csv
 import json
 import math
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -287,3 +288,12 @@ def test_calibration_refuses_other_precisions(compose, trained, caplog):
             pipeline.run(compose(*TINY, "task=calibrate", f"ckpt_path={trained}", option))
         assert "precision=bf16-mixed: task=calibrate measures in 32-true only" in caplog.text
     assert not list((trained / "checkpoints").glob("*cmsr*"))
+
+
+def test_pretrained_tables_are_not_replaced(compose, tmp_path, caplog):
+    before = {path: path.read_bytes() for path in Path(lmf.weights.__file__).parent.glob("*.yaml")}
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    with pytest.raises(SystemExit):
+        pipeline.run(compose("task=calibrate", "ckpt_path=lm_liif_edsr", f"input={tmp_path}", "scales=[6]"))
+    assert "give output=FILE.cmsr.yaml" in caplog.text
+    assert before == {path: path.read_bytes() for path in before}

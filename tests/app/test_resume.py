@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lmf.app import pipeline
+from lmf.training.results import Results
 
 from ..conftest import TINY
 
@@ -74,3 +75,16 @@ def test_precisions_that_do_not_serve_are_refused(compose, tmp_path, caplog, pre
         pipeline.run(compose(*TINY, f"precision={precision}"))
     assert f"precision must be one of 32-true, bf16-mixed, 16-mixed, got {precision}" in caplog.text
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_finished_run_says_so(compose, trained, caplog):
+    caplog.set_level("INFO")
+    pipeline.run(compose(*TINY, "ckpt_path=last", output=trained))
+    assert "finished already after 2 epochs" in caplog.text
+
+
+def test_training_leaves_its_last_validation_for_sweeps(trained):
+    (row,) = Results.load(trained).rows
+    assert (row.set, row.scale) == ("bundled", 4)
+    assert row.values["psnr"] > 10
+    assert row.values["bicubic_psnr"] > 10

@@ -211,3 +211,23 @@ def test_integers_are_rounded_half_up() -> None:
 def test_what_cannot_be_understood_is_refused(wrong: object, message: str) -> None:
     with pytest.raises(io.ImageError, match=message):
         io.decompose(wrong)
+
+
+def test_masks_stay_flat_beyond_their_edges() -> None:
+    """Whatever a network makes of them. Bands give the rows of the whole."""
+    mask = np.zeros((12, 10, 4), np.uint8)
+    mask[3:9, 2:8] = 255
+    compose = io.decompose(mask).compose
+    noise = torch.rand(1, 3, 36, 30, generator=torch.Generator().manual_seed(0))
+    whole = compose([noise, noise])[..., 3]
+    opaque, clear = np.zeros((36, 30), bool), np.ones((36, 30), bool)
+    opaque[12:24, 9:21] = True  # input pixels whose neighbours are all opaque
+    clear[6:30, 3:27] = False
+    assert (whole[opaque] == 255).all()
+    assert (whole[clear] == 0).all()
+    edge = ~opaque & ~clear
+    grey = (255 * (noise[0] * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0) + 0.5).floor().numpy()
+    np.testing.assert_array_equal(whole[edge], grey[edge])
+    bands = [compose([noise[:, :, a:b]] * 2, a, 36)[..., 3] for a, b in ((0, 7), (7, 20), (20, 36))]
+    np.testing.assert_array_equal(np.concatenate(bands), whole)
+    np.testing.assert_array_equal(compose([noise[..., :5, :5]] * 2)[..., 3], grey[:5, :5])  # smaller than the input

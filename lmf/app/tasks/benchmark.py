@@ -37,6 +37,8 @@ def run(config: DictConfig) -> None:
     task, output = config.task, Path(config.paths.output)
     runs.check_output(output)
     device = device_of(config)
+    if isinstance(task.models, str):
+        raise UserError(f"task.models must be a list, such as [{task.models}], got {task.models}")
     models = {str(name): find(config, str(name)).to(device) for name in task.models}
     sizes = [pair(size) for size in task.sizes]
     save_config(config, output)
@@ -118,6 +120,6 @@ def pair(size: Any) -> tuple[int, int]:
     Raises:
         UserError: if it does not have two numbers.
     """
-    if len(size) != 2:
+    if isinstance(size, int) or len(size) != 2:
         raise UserError(f"task.sizes must be [[height,width], ...], got {size}")
     return int(size[0]), int(size[1])

@@ -16,6 +16,7 @@ from lmf.data import DataError, Folder
 from lmf.errors import UserError
 from lmf.renderers.cmsr import tables
 from lmf.training.results import console
+from lmf.weights import bundled
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +35,14 @@ def run(config: DictConfig) -> None:
     if str(config.trainer.precision) not in ("32", "32-true"):
         raise UserError(f"precision={config.trainer.precision}: task=calibrate measures in 32-true only")
     path = checkpoint_file(config)
-    if config.output is None and config.ckpt_path is None:
-        raise UserError(f"{path} has tables already; give output=FILE.cmsr.yaml to write others, or ckpt_path=MODEL")
+    if config.output is None and path in bundled().values():
+        raise UserError(
+            f"{path.stem} has tables already; give output=FILE.cmsr.yaml to write others, or ckpt_path=MODEL"
+        )
     model = load(config)
     output = Path(config.output) if config.output else tables.beside(path)
+    if output.is_file():
+        log.info(f"replaces the tables in {output}")
     source = Folder(config.input) if config.input else instantiate(config.data.train)
     if source is None:
         raise DataError("this data has no training pictures; give input=FOLDER")

@@ -17,6 +17,7 @@ from lmf.errors import UserError, one_line
 from lmf.model import SRModel
 from lmf.training.module import SRModule
 from lmf.training.ranks import is_rank_zero
+from lmf.training.results import Results
 from lmf.training.resume import changes
 
 if TYPE_CHECKING:
@@ -64,7 +65,10 @@ def run(config: DictConfig) -> None:
         psnr, bicubic = metrics["val/psnr"].item(), metrics["val/bicubic_psnr"].item()
         log.info(f"validation: {psnr:.2f} dB, bicubic {bicubic:.2f} dB ({psnr - bicubic:+.2f})")
         if not config.task.test:
+            Results(module.results).save(output)  # the last validation; sweeps collect it
             log.info(f"measure it: lmf task=test ckpt_path={output}")
+    elif trainer.is_global_zero and resume is not None and trainer.current_epoch >= config.trainer.max_epochs:
+        log.info(f"finished already after {trainer.current_epoch} epochs; raise schedule.epochs to train longer")
     if config.task.test:
         found = checkpoint.find(output)
         trainer.test(module, datamodule=datamodule, ckpt_path=found, verbose=False, weights_only=True)

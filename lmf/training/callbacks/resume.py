@@ -121,6 +121,11 @@ class ResumeCheckpoint(Checkpoint):
         if self.received:
             self.exit(trainer, self.received)
 
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Exit as after the signal if it has ended a data loader too, which raises before the step is complete."""
+        if self.received and isinstance(exception, RuntimeError) and "DataLoader worker" in str(exception):
+            self.exit(trainer, self.received)
+
     def agreed(self, trainer: L.Trainer) -> int:
         """Return the number of the signal that any rank has received, or 0."""
         if trainer.world_size == 1:
