@@ -35,7 +35,7 @@ ALLOWED = {
     },
     "app": {
         "benchmark", "calibration", "checkpoint", "data", "errors", "inference", "io", "model", "precision",
-        "renderers", "training",
+        "renderers", "training", "weights",
     },
 }  # fmt: skip
 CONFIGS = {"app"}  # the parts that see Hydra or OmegaConf
