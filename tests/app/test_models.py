@@ -67,7 +67,7 @@ def test_last_is_the_last_run_of_the_name(compose, liif, tmp_path):
     for overrides in (["experiment=lmf_edsr"], ["name=lmf_edsr"], ["experiment=liif_edsr", "name=lmf_edsr"]):
         assert common.checkpoint_file(compose("task=test", "ckpt_path=last", *overrides)) == last
     assert common.checkpoint_file(compose("task=test", "ckpt_path=last")) == last  # of any name
-    with pytest.raises(UserError, match="no run in .*liif_edsr yet; give a path"):
+    with pytest.raises(UserError, match=r"no run in .*liif_edsr yet; give a path"):
         common.checkpoint_file(compose("task=test", "ckpt_path=last", "experiment=liif_edsr"))
 
 
