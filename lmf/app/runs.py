@@ -74,13 +74,17 @@ class OutputCallback(Callback):
         """Refuse the folder of another run, unless training resumes it.
 
         Raises:
-            UserError: if the folder holds a training run or results.
+            SystemExit: if the folder holds a training run or results. Hydra turns other exceptions into warnings.
         """
         output = Path(str(config.hydra.run.dir))
-        if config.task.name != "fit":
-            check_output(output)
-        elif config.ckpt_path is None:
-            check_new(output)
+        try:
+            if config.task.name != "fit":
+                check_output(output)
+            elif config.ckpt_path is None:
+                check_new(output)
+        except UserError as error:
+            print(f"ERROR: {error}", file=sys.stderr)
+            sys.exit(1)
 
 
 def check_new(output: Path) -> None:

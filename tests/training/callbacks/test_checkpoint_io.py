@@ -58,7 +58,7 @@ def test_a_write_that_really_fails_half_way(io, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_kill_while_writing_keeps_the_previous_checkpoint_and_the_next_save_cleans_up(io, tmp_path):
+def test_a_kill_while_writing_keeps_the_previous_checkpoint_and_the_next_process_cleans_up(io, tmp_path):
     path = tmp_path / "last.ckpt"
     io.save_checkpoint({"step": 1}, path)
     program = """
@@ -70,7 +70,12 @@ def test_a_kill_while_writing_keeps_the_previous_checkpoint_and_the_next_save_cl
     result = subprocess.run([sys.executable, "-c", textwrap.dedent(program), str(path)], check=False)
     assert result.returncode == -signal.SIGKILL
     assert io.load_checkpoint(path, weights_only=True)["step"] == 1
-    io.save_checkpoint({"step": 3}, path)
+    program = """
+        import sys
+        from lmf.training.callbacks import AtomicCheckpointIO
+        AtomicCheckpointIO().save_checkpoint({"step": 3}, sys.argv[1])
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program), str(path)], check=True)
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
     assert io.load_checkpoint(path, weights_only=True)["step"] == 3
 

@@ -92,6 +92,15 @@ def start(output, *overrides, **options):
     return process
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in the processes of `start`: sums over more threads differ in their last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 LONG = ("schedule.iterations=400", "schedule.epochs=1", "schedule.save_every=5", "data.workers=1")
 
 
