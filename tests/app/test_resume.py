@@ -67,6 +67,8 @@ def test_cycles_end_with_training(compose, tmp_path, options, steps):
     assert found["global_step"] == steps
     (scheduler,) = found["lr_schedulers"]
     assert (scheduler["total_steps"], scheduler["last_epoch"]) == (steps, steps)
+    (group,) = found["optimizer_states"][0]["param_groups"]
+    assert group["lr"] == pytest.approx(group["min_lr"])
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])

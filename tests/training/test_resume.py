@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import MultiStepLR, OneCycleLR
 
+from lmf.training import schedules
 from lmf.training.resume import apply_options, changes
 
 
@@ -85,3 +86,21 @@ def test_changes_are_named():
         ("schedule.epochs", 2, 4),
         ("schedule.ema", None, 0.9),
     ]
+
+
+def test_a_cycle_ends_at_its_lowest_rate():
+    """Before its end it is PyTorch's."""
+
+    def rates(kind):
+        optimizer = torch.optim.Adam([nn.Parameter(torch.ones(1))], lr=1e-3)
+        scheduler = kind(optimizer, 1e-3, total_steps=6)
+        found = []
+        for _ in range(6):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        return found, optimizer.param_groups[0]["lr"]
+
+    (expected, _), (ours, last) = rates(OneCycleLR), rates(schedules.OneCycleLR)
+    assert ours == expected
+    assert last == ours[-1] < 1e-8

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FIXED = ("schedule.iterations", "schedule.cached_crops", "schedule.ema", "schedule.scheduler._target_",
-         "schedule.optimizer._target_")  # the state in a checkpoint depends on these  # fmt: skip
+# The state in a checkpoint depends on these.
+FIXED = ("schedule.iterations", "schedule.cached_crops", "schedule.ema", "schedule.optimizer._target_")
 UNRELATED = ("ckpt_path", "callbacks", "hydra", "logger", "name", "paths", "recipe", "task")
 
 
