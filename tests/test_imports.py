@@ -25,7 +25,7 @@ ALLOWED = {
     "decoders": {"errors", "grid", "kernels"},
     "renderers": {"decoders", "errors", "grid", "kernels"},
     "model": {"decoders", "encoders", "errors", "grid", "io", "renderers"},
-    "data": {"errors", "grid", "io", "metrics"},
+    "data": {"errors", "io", "metrics"},
     "checkpoint": {"decoders", "encoders", "errors", "io", "model", "weights"},
     "benchmark": {"data", "decoders", "errors", "grid", "io", "kernels", "memory", "model", "precision", "renderers"},
     "inference": {"errors", "grid", "io", "memory", "model", "renderers"},

@@ -9,14 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from lmf.grid import Size
-
 Array = npt.NDArray[Any]
 
 _A = -0.5  # parameter of Keys' kernel in PIL and MATLAB
 
 
-def resize_pil(image: Array, size: Size) -> Array:
+def resize_pil(image: Array, size: tuple[int, int]) -> Array:
     """Resize ``image`` (h, w, 3) to ``size`` (H, W) with PIL's antialiased bicubic filter, both uint8."""
     resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC)
     return np.asarray(resized)
@@ -25,7 +23,7 @@ def resize_pil(image: Array, size: Size) -> Array:
 def resize_matlab(
     image: Array,
     scale: float | None = None,
-    size: Size | None = None,
+    size: tuple[int, int] | None = None,
     border: Literal["replicate", "symmetric"] = "replicate",
 ) -> Array:
     """Resize a picture like MATLAB's bicubic ``imresize(image, scale)`` or ``imresize(image, [H W])``.

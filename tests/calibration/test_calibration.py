@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors import safe_open
 
 from lmf import checkpoint
-from lmf.calibration.estimators import Errors, Pooled, Released, allocate
+from lmf.calibration.allocation import allocate
+from lmf.calibration.estimators import Errors, Pooled, Released
 from lmf.calibration.loop import Pictures, calibrate
 from lmf.calibration.measurement import measure, outcome
 from lmf.data import EvalSet, Folder
