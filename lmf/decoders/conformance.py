@@ -73,7 +73,7 @@ def check_state(make: Make) -> None:
 
 
 def check_pixels(make: Make) -> None:
-    """Check that each pixel is a query of its own: in whole pictures, in parts, and among any other coordinates."""
+    """Check that a pixel does not depend on the other queries: in whole pictures, in parts, among any coordinates."""
     decoder = make(CHANNELS).eval()
     for lr_size, size in SIZES:
         latent, target, cell = encode(decoder, *inputs(2, lr_size), size)

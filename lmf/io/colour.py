@@ -7,7 +7,7 @@ from torch import Tensor
 
 def to_network(rgb: Tensor) -> Tensor:
     """Convert colours in [0, 1] to network units [-1, 1]."""
-    return rgb * 2 - 1
+    return rgb.mul(2).sub_(1)  # one copy, not two: pictures can be large
 
 
 def from_network(rgb: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def furnished(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def place(furnished, tmp_path) -> Path:
-    """A copy of its own for every test."""
+    """Every test gets its own copy."""
     return Path(shutil.copytree(furnished, tmp_path / "place"))
 
 
