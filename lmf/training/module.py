@@ -21,6 +21,7 @@ from lmf.errors import UserError
 from lmf.io.colour import from_network, to_network
 from lmf.metrics import PSNR, SSIM, Protocol
 from lmf.model import SRModel
+from lmf.training.distillation import Teacher
 from lmf.training.results import Result
 from lmf.training.resume import apply_options
 
@@ -42,6 +43,8 @@ class SRModule(L.LightningModule):
         seed: seeds every training step together with the batch number and the rank, so that a resumed run equals an
             uninterrupted one.
         baseline: whether to measure bicubic interpolation on every set as well.
+        loss: compares predictions and targets (B, Q, 3) element by element, in network units.
+        teacher: a trained model to learn from besides the pictures, see `lmf.training.distillation`.
 
     Attributes:
         results: list of `Result`, one per set of the latest validation or test.
@@ -55,6 +58,8 @@ class SRModule(L.LightningModule):
         interval: str = "epoch",
         seed: int = 0,
         baseline: bool = True,
+        loss: Callable[[Tensor, Tensor], Tensor] = F.l1_loss,
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -62,6 +67,8 @@ class SRModule(L.LightningModule):
         self.scheduler = scheduler
         self.interval = interval
         self.seed = seed
+        self.loss = loss
+        self.teacher = teacher
         self.bicubic = SRModel(Identity(), Bicubic()) if baseline else None
         self.losses_finite = torch.tensor(True)  # of all steps; a tensor, so that no step waits for the device
         self.results: list[Result] = []
@@ -82,15 +89,19 @@ class SRModule(L.LightningModule):
         torch.manual_seed(hash((self.seed, batch["number"], self.global_rank)) % 2**63)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the L1 loss of a batch, in network units.
+        """Return the loss of a batch, in network units.
 
         Args:
             batch: see `lmf.data.SRDataModule`, optionally with encoder features ``"feat"`` (B, C, p, p).
             batch_idx: number of the batch in the epoch.
         """
         feat = batch["feat"].float() if "feat" in batch else None
-        rgb = self.model(to_network(batch["lr"]), batch["coord"], batch["cell"], feat)  # (B, Q, 3)
-        loss = F.l1_loss(rgb.float(), to_network(batch["target"]))
+        lr, target = to_network(batch["lr"]), to_network(batch["target"])
+        rgb = self.model(lr, batch["coord"], batch["cell"], feat).float()  # (B, Q, 3)
+        loss = self.loss(rgb, target)
+        if self.teacher is not None:
+            taught = self.teacher(lr, batch["coord"], batch["cell"])
+            loss = loss + self.teacher.weight * (self.loss(rgb, taught) - loss)
         self.losses_finite = self.losses_finite.to(loss.device) & loss.detach().isfinite()
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(rgb))
         return loss

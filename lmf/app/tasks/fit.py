@@ -15,6 +15,7 @@ from lmf.app.tasks.common import build, check_data, device_of, last_config, repo
 from lmf.app.tasks.trainer import make_trainer
 from lmf.errors import UserError, one_line
 from lmf.model import SRModel
+from lmf.training.distillation import Teacher
 from lmf.training.module import SRModule
 from lmf.training.ranks import is_rank_zero
 from lmf.training.results import Results
@@ -48,6 +49,8 @@ def run(config: DictConfig) -> None:
         scheduler=instantiate(schedule.scheduler, _convert_="all"),
         interval=schedule.interval,
         seed=config.seed,
+        loss=instantiate(schedule.loss),
+        teacher=make_teacher(config),
     )
     check_optimizer(module)
     if resume is not None:
@@ -85,6 +88,20 @@ def check_optimizer(module: SRModule) -> None:
         module.configure_optimizers()
     except (TypeError, ValueError) as error:
         raise UserError(f"schedule.optimizer, schedule.scheduler: {one_line(error)}") from error
+
+
+def make_teacher(config: DictConfig) -> Teacher | None:
+    """Load the model that ``schedule.teacher`` names, if any.
+
+    Raises:
+        UserError: if it cannot be loaded or its weight is out of range.
+    """
+    if config.schedule.teacher is None:
+        return None
+    model = checkpoint.load(config.schedule.teacher, trust=config.trust)
+    if config.schedule.cached_crops is not None:
+        raise UserError("schedule.teacher needs pictures to look at; set schedule.cached_crops=null")
+    return Teacher(model, config.schedule.teacher_weight)
 
 
 def initialise(model: SRModel, config: DictConfig) -> None:
