@@ -1,0 +1,326 @@
+"""Random graphics of several kinds: text, line art, charts, patterns, gradients and screens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from lmf.data.canvas import FONTS, Canvas, Palette, words
+from lmf.data.degradations import Array
+
+Rng = np.random.Generator
+Kind = Callable[[Rng, int, int, Palette, int], Array]
+
+
+def text(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
+    """Draw a block of text in one font and size, 6 to 60 pixels, level or turned by any angle."""
+    canvas = Canvas(height, width, palette.background, samples)
+    size, font = text_size(rng), rng.choice([*FONTS, "default"])
+    degrees = 0.0 if rng.random() < 0.6 else float(rng.choice([90, 180, 270, rng.normal(0, 8), rng.uniform(0, 360)]))
+    spacing, many = rng.uniform(1.1, 1.6) * size, rng.random() < 0.5
+    diagonal = float(np.hypot(height, width)) if degrees else float(height)
+    rows = min(int(diagonal / spacing) + 1, 1 + height * width // (90 * max(1, int(width / size))))
+    first = palette.inks[0]
+    for row in range(rows):
+        line = words(rng, int(1.6 * width / size * rng.uniform(0.5, 1.1)))
+        colour = palette.ink(rng) if many else first
+        if degrees == 0:
+            canvas.text(rng.uniform(0, 1), row * spacing + 2, line, font, size, colour)
+            continue
+        offset = (row + 0.5) * spacing - rows * spacing / 2
+        centre = np.array([width / 2, height / 2]) + offset * np.array([sin(degrees), cos(degrees)])
+        canvas.turned_text(centre, line, font, size, colour, degrees)
+    return canvas.pixels()
+
+
+def labels(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
+    """Draw words in any fonts, sizes and directions, some on plates of colour."""
+    canvas = Canvas(height, width, palette.background, samples)
+    for _ in range(int(rng.integers(3, 3 + max(1, height * width // 4000)))):
+        centre, size = rng.random(2) * (width, height), text_size(rng)
+        colour = palette.ink(rng)
+        if rng.random() < 0.2:
+            half = size * np.array([rng.uniform(1, 4), 0.8])
+            canvas.rectangle(*(centre - half), *(centre + half), colour)
+            colour = palette.background
+        degrees = float(rng.choice([0, 0, 90, rng.uniform(0, 360)]))
+        font = str(rng.choice([*FONTS, "default"]))
+        canvas.turned_text(centre, words(rng, int(rng.integers(1, 10))), font, size, colour, degrees)
+    return canvas.pixels()
+
+
+def lines(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
+    """Draw straight lines of 0.5 to 4 pixels in all directions: crossing, in fans, or in families of parallels."""
+    canvas = Canvas(height, width, palette.background, samples)
+    extent = np.array([width, height])
+    style, count = int(rng.integers(3)), int(rng.integers(5, 40))
+    thickness = line_width(rng)
+    angle, gap, hub = rng.uniform(0, 360), rng.uniform(2, 20), rng.random(2) * extent
+    for number in range(count):
+        colour = palette.ink(rng)
+        if style == 0:
+            canvas.line(rng.random((2, 2)) * extent, colour, line_width(rng))
+            continue
+        turn = angle + 360 * number / count if style == 1 else angle
+        along = np.array([cos(turn), sin(turn)])
+        across = np.array([-along[1], along[0]]) * gap * (number - count / 2)
+        start = hub if style == 1 else hub + across - 2 * max(extent) * along
+        canvas.line(np.stack([start, start + 4 * max(extent) * along]), colour, thickness)
+    return canvas.pixels()
+
+
+def curves(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
+    """Draw circles, ellipses and cubic curves of 0.5 to 4 pixels, with some discs."""
+    canvas = Canvas(height, width, palette.background, samples)
+    extent = np.array([width, height])
+    time = np.linspace(0, 1, 40)[:, None]
+    weights = np.concatenate([(1 - time) ** 3, 3 * time * (1 - time) ** 2, 3 * time**2 * (1 - time), time**3], axis=1)
+    for _ in range(int(rng.integers(4, 24))):
+        colour, style = palette.ink(rng), rng.random()
+        if style < 0.5:
+            canvas.line(weights @ (rng.uniform(-0.2, 1.2, (4, 2)) * extent), colour, line_width(rng))
+        else:
+            radii = np.exp(rng.uniform(np.log(2), np.log(max(extent) / 2))) * np.array([1, rng.choice([1, rng.random()])])
+            canvas.ellipse(rng.random(2) * extent, radii, colour, None if style > 0.9 else line_width(rng))
+    return canvas.pixels()
+
+
+def shapes(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
+    """Draw flat polygons, stars, rectangles and discs, some with outlines."""
+    canvas = Canvas(height, width, palette.background, samples)
+    for _ in range(int(rng.integers(4, 30))):
+        centre = rng.random(2) * (width, height)
+        size = float(np.exp(rng.uniform(np.log(3), np.log(max(height, width) / 2))))
+        colour, style = palette.ink(rng), rng.random()
+        if style < 0.2:
+            canvas.rectangle(*(centre - size / 2), *(centre + size * rng.random(2)), colour)
+        elif style < 0.4:
+            canvas.ellipse(centre, np.full(2, size / 2), colour)
+        else:
+            corners = star(int(rng.integers(3, 9)), rng.uniform(0.3, 1), rng.uniform(0, 360)) * size / 2 + centre
+            if style > 0.8:
+                corners = corners + rng.normal(0, size / 6, corners.shape)
+            canvas.polygon(corners, colour)
+            if rng.random() < 0.3:
+                canvas.line(np.concatenate([corners, corners[:1]]), palette.ink(rng), line_width(rng))
+    return canvas.pixels()
+
+
+def chart(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
+    """Draw a chart of bars, lines, points or sectors with axes, a grid and labels."""
+    canvas = Canvas(height, width, palette.background, samples)
+    size, font, first = rng.uniform(7, 14), str(rng.choice(FONTS[:5])), palette.inks[0]
+    left, top, right, bottom = 3 * size, 2 * size, width - size, height - 2.5 * size
+    style, count = int(rng.integers(4)), int(rng.integers(3, 12))
+    canvas.text(left, size * 0.4, words(rng, 14), font, size * 1.2, first)
+    if style == 3:
+        ends = np.concatenate([[0], np.cumsum(rng.dirichlet(np.ones(count)))]) * 360
+        centre, radius = np.array([(left + right) / 2, (top + bottom) / 2]), min(right - left, bottom - top) / 2
+        for start, end in zip(ends[:-1], ends[1:], strict=True):
+            canvas.sector(centre, max(radius, 4.0), start, end, palette.ink(rng))
+        return canvas.pixels()
+    for level in np.linspace(bottom, top, int(rng.integers(3, 8))):
+        canvas.rectangle(left, round(level), right, round(level) + 1, palette.ink(rng))
+        canvas.text(size * 0.3, level - size / 2, f"{rng.uniform(0, 99):.1f}", font, size, first)
+    canvas.rectangle(round(left), top, round(left) + 1, bottom, first)
+    canvas.rectangle(left, round(bottom), right, round(bottom) + 1, first)
+    places = np.linspace(left, right, count + 1)
+    for place in places[:-1]:
+        canvas.text(place, bottom + size * 0.5, words(rng, 2), font, size, first)
+    for _ in range(int(rng.integers(1, 4))):
+        values = bottom - (bottom - top) * rng.random(count + 1)
+        colour, thickness = palette.ink(rng), line_width(rng)
+        if style == 0:
+            share = rng.uniform(0.3, 1)
+            for start, end, value in zip(places[:-1], places[1:], values[:-1], strict=True):
+                canvas.rectangle(start, value, start + share * (end - start), bottom, palette.ink(rng))
+            break
+        points = np.stack([places, values], axis=1)
+        if style == 1:
+            canvas.line(points, colour, thickness)
+        for point in points:
+            canvas.ellipse(point, np.full(2, thickness + 1), colour)
+    return canvas.pixels()
+
+
+def checkerboard(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
+    """Draw a checkerboard with cells of 1 to 30 pixels, level or turned, on or off the pixel grid."""
+    canvas = Canvas(height, width, palette.background, samples)
+    cell = float(np.exp(rng.uniform(0, np.log(30))))
+    degrees, phase = (0.0 if rng.random() < 0.5 else rng.uniform(0, 90)), rng.random(2) * cell
+    if degrees == 0 and rng.random() < 0.6:
+        cell, phase = float(round(cell)), np.zeros(2)
+    y, x = canvas.grid()
+    along, across = turn(y, x, degrees)
+    odd = (np.floor((along + phase[0]) / cell) + np.floor((across + phase[1]) / cell)).astype(np.int32) & 1
+    canvas.blend(odd.astype(bool), (palette.background, palette.inks[0]))
+    return canvas.pixels()
+
+
+def grating(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
+    """Draw stripes, waves, a star of sectors or rings that become finer outwards, with periods from 2 pixels."""
+    colours = np.array([palette.background, palette.inks[0]], np.float32)
+    degrees = float(rng.choice([0, 90, rng.uniform(0, 180)]))
+    period, phase = float(np.exp(rng.uniform(np.log(2), np.log(40)))), rng.uniform(0, 1)
+    style = int(rng.integers(4))
+    if style == 0:  # the mean of a wave over a pixel is known
+        y, x = np.arange(height)[:, None] + 0.5, np.arange(width)[None] + 0.5
+        along, _ = turn(y, x, degrees)
+        damping = np.sinc(cos(degrees) / period) * np.sinc(sin(degrees) / period)
+        wave = 0.5 + 0.5 * damping * np.cos(2 * np.pi * (along / period + phase))
+        return np.rint(colours[0] + wave[..., None] * (colours[1] - colours[0])).astype(np.uint8)
+    canvas = Canvas(height, width, palette.background, samples)
+    y, x = canvas.grid()
+    if style == 1:
+        along, _ = turn(y, x, degrees)
+        stripes = (along / period + phase) % 1 < rng.uniform(0.2, 0.8)
+    elif style == 2:
+        sectors = int(rng.integers(6, 60))
+        ends = (np.arange(2 * sectors + 1) + phase) * 180 / sectors
+        centre = rng.uniform(0.2, 0.8, 2) * (width, height)
+        for start, end in zip(ends[::2], ends[1::2], strict=False):
+            canvas.sector(centre, float(np.hypot(height, width)), start, end, palette.inks[0])
+        return canvas.pixels()
+    else:
+        centre = rng.random(2) * (height, width)
+        limit = 2 * rng.uniform(2, 6) * float(np.hypot(height, width))  # squared radius per turn
+        stripes = (((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / limit + phase) % 1 < 0.5
+    canvas.blend(stripes, (palette.background, palette.inks[0]))
+    return canvas.pixels()
+
+
+def edges(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
+    """Draw straight edges through the whole picture in all directions, between neighbouring levels of contrast."""
+    canvas = Canvas(height, width, palette.background, samples)
+    extent, far = np.array([width, height]), 2.0 * (height + width)
+    degrees, fixed = rng.uniform(0, 360), rng.random() < 0.5
+    count = int(rng.integers(1, 10))
+    for number in range(count):
+        angle = degrees if fixed else rng.uniform(0, 360)
+        along, across = np.array([cos(angle), sin(angle)]), np.array([-sin(angle), cos(angle)])
+        place = extent / 2 + across * far / 4 * ((number + rng.random()) / count - 0.5)
+        share = rng.random()
+        ink = np.rint(share * np.array(palette.ink(rng)) + (1 - share) * np.array(palette.background)).astype(int)
+        corners = np.stack([place - far * along, place + far * along, place + far * (along + across)])
+        red, green, blue = ink.tolist()
+        canvas.polygon(np.concatenate([corners, [place + far * (across - along)]]), (red, green, blue))
+    return canvas.pixels()
+
+
+def gradients(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
+    """Draw smooth gradients in rectangles: linear in all directions or radial, through two to four colours."""
+    picture = np.empty((height, width, 3), np.uint8)
+    columns = np.unique(np.concatenate([[0, width], rng.integers(0, width, int(rng.integers(3)))]))
+    rows = np.unique(np.concatenate([[0, height], rng.integers(0, height, int(rng.integers(3)))]))
+    for top, bottom in zip(rows[:-1], rows[1:], strict=True):
+        for left, right in zip(columns[:-1], columns[1:], strict=True):
+            y, x = np.arange(bottom - top)[:, None] + 0.5, np.arange(right - left)[None] + 0.5
+            place = turn(y, x, rng.uniform(0, 360))[0]
+            if rng.random() < 0.3:
+                place = np.hypot(y - rng.random() * len(y), x - rng.random() * x.size)
+            colours = np.array([palette.background, *(palette.ink(rng) for _ in range(int(rng.integers(1, 4))))])
+            stops = np.sort(rng.uniform(place.min(), place.max(), len(colours)))
+            values = np.stack([np.interp(place, stops, colours[:, channel]) for channel in range(3)], axis=-1)
+            picture[top:bottom, left:right] = np.rint(values)
+    return picture
+
+
+def screen(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
+    """Draw a screen of windows with bars, buttons, fields, symbols, text and frames on the pixel grid."""
+    canvas = Canvas(height, width, palette.background, samples)
+    font, size, first = str(rng.choice([*FONTS[:5], "default"])), rng.uniform(7, 16), palette.inks[0]
+    row = int(size * 2)
+
+    def frame(left: int, top: int, right: int, bottom: int) -> None:
+        """Draw a frame of one pixel around a window."""
+        for box in ((left, top, right, top + 1), (left, bottom - 1, right, bottom)):
+            canvas.rectangle(*box, first)
+        for box in ((left, top, left + 1, bottom), (right - 1, top, right, bottom)):
+            canvas.rectangle(*box, first)
+
+    for _ in range(int(rng.integers(1, 4))):
+        left, top = int(rng.integers(-width // 8, width // 2)), int(rng.integers(-height // 8, height // 2))
+        right, bottom = left + int(rng.integers(width // 2, width)), top + int(rng.integers(height // 2, height))
+        canvas.rectangle(left, top, right, bottom, palette.background)
+        canvas.rectangle(left, top, right, top + row, palette.ink(rng))
+        canvas.text(left + 4, top + size / 2, words(rng, 12), font, size, palette.background)
+        frame(left, top, right, bottom)
+        for y in range(top + row + 4, min(bottom, height) - row, row + int(rng.integers(2, 8))):
+            style, colour, indent = rng.random(), palette.ink(rng), left + int(rng.integers(4, 12))
+            end = indent + int(rng.integers(20, max(21, right - indent - 4)))
+            if style < 0.3:
+                canvas.rectangle(indent, y, min(end, right - 2), y + row - 2, colour)
+                canvas.text(indent + 6, y + size / 3, words(rng, 6), font, size, palette.background)
+            elif style < 0.5:
+                frame(indent, y, indent + row - 4, y + row - 4)
+                canvas.ellipse(np.array([indent, y]) + row / 2 - 2, np.full(2, row / 4), colour)
+                canvas.text(indent + row, y + size / 4, words(rng, 12), font, size, first)
+            elif style < 0.65:
+                frame(indent, y, min(end, right - 2), y + row - 2)
+                canvas.text(indent + 4, y + size / 3, words(rng, 5), font, size, first)
+            elif style < 0.75:
+                canvas.polygon(star(int(rng.integers(3, 7)), 0.5, 90) * row / 2 + (indent + row / 2, y + row / 2), colour)
+            else:
+                canvas.text(indent, y + size / 4, words(rng, int((right - indent) / size)), font, size, first)
+    return canvas.pixels()
+
+
+def mosaic(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
+    """Draw cells of 1 to 30 pixels in random colours of the palette, as in codes and maps, with or without a grid."""
+    canvas = Canvas(height, width, palette.background, samples)
+    cell = np.exp(rng.uniform(0, np.log(30), 2)) if rng.random() < 0.5 else np.full(2, round(np.exp(rng.uniform(0, 3))))
+    rows, columns = (int(n / side) + 2 for n, side in zip((height, width), cell, strict=True))
+    colours = np.array([palette.background, *palette.inks], np.uint8)
+    numbers = rng.integers(len(colours), size=(rows, columns))
+    y, x = canvas.grid()
+    cells = colours[numbers[(y[:, 0] / cell[0]).astype(int)][:, (x[0] / cell[1]).astype(int)]]
+    canvas.show(cells)
+    if cell.min() > 6 and rng.random() < 0.4:
+        for number in range(rows):
+            canvas.rectangle(0, number * cell[0], width, number * cell[0] + 1, palette.inks[0])
+        for number in range(columns):
+            canvas.rectangle(number * cell[1], 0, number * cell[1] + 1, height, palette.inks[0])
+    return canvas.pixels()
+
+
+def star(points: int, inner: float, degrees: float) -> Array:
+    """Return the corners of a star with radius 1 outside and ``inner`` inside, (2 points, 2) as x, y."""
+    angles = np.radians(degrees + 180 * np.arange(2 * points) / points)
+    radii = np.where(np.arange(2 * points) % 2, inner, 1.0)
+    return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
+
+
+def turn(y: Array, x: Array, degrees: float) -> tuple[Array, Array]:
+    """Return the coordinates along and across a direction."""
+    c, s = np.float32(cos(degrees)), np.float32(sin(degrees))
+    return c * x + s * y, c * y - s * x
+
+
+def sin(degrees: float) -> float:
+    """Return the sine of an angle in degrees."""
+    return float(np.sin(np.radians(degrees)))
+
+
+def cos(degrees: float) -> float:
+    """Return the cosine of an angle in degrees."""
+    return float(np.cos(np.radians(degrees)))
+
+
+def text_size(rng: Rng) -> float:
+    """Draw the size of a font, 6 to 60 pixels, small ones more often."""
+    return float(np.exp(rng.uniform(np.log(6), np.log(60))))
+
+
+def line_width(rng: Rng) -> float:
+    """Draw the width of a line, 0.5 to 4 pixels."""
+    return float(np.exp(rng.uniform(np.log(0.5), np.log(4))))
+
+
+KINDS: Mapping[str, Kind] = {
+    kind.__name__: kind
+    for kind in (
+        *(text, labels, lines, curves, shapes, chart),
+        *(checkerboard, grating, edges, gradients, screen, mosaic),
+    )
+}
