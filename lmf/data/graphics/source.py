@@ -1,20 +1,51 @@
-"""Graphics that the program draws: an endless supply for training, and a fixed set for measuring."""
+"""Random pictures of every kind, and a fixed set of them for measuring."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import PIL
 
 from lmf import io
-from lmf.data import canvas, drawings
-from lmf.data.canvas import Palette
 from lmf.data.degradations import Array
-from lmf.data.drawings import KINDS
+from lmf.data.graphics import drawings, patterns
+from lmf.data.graphics.canvas import Palette
 from lmf.data.settings import DataError
 from lmf.data.sources import Filter, Source
+
+Kind = Callable[[np.random.Generator, int, int, Palette, int], Array]
+KINDS: Mapping[str, Kind] = {
+    "text": drawings.text,
+    "labels": drawings.labels,
+    "lines": drawings.lines,
+    "curves": drawings.curves,
+    "shapes": drawings.shapes,
+    "chart": drawings.chart,
+    "checkerboard": patterns.checkerboard,
+    "grating": patterns.grating,
+    "edges": patterns.edges,
+    "gradients": patterns.gradients,
+    "screen": drawings.screen,
+    "mosaic": patterns.mosaic,
+}
+
+
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+GREYS = (
+    Palette(WHITE, [BLACK]),
+    Palette(BLACK, [WHITE]),
+    Palette((232, 232, 232), [(20, 20, 20), (90, 90, 90), (150, 150, 150)]),
+    Palette((96, 96, 96), [(160, 160, 160), (128, 128, 128), (64, 64, 64)]),
+)
+COLOURS = (
+    Palette(WHITE, [(0, 0, 255), (255, 0, 0), (0, 128, 0)]),
+    Palette(BLACK, [(255, 255, 0), (0, 255, 255), (255, 0, 255)]),
+    Palette((20, 40, 90), [(250, 190, 60), (230, 230, 240), (90, 200, 190)]),
+    Palette((200, 180, 150), [(120, 150, 110), (170, 120, 130), (150, 140, 190)]),
+)  # from strong to weak contrasts
 
 
 def draw(
@@ -23,8 +54,7 @@ def draw(
     width: int,
     kind: str | None = None,
     *,
-    grey: bool | None = None,
-    contrast: float = 0.03,
+    palette: Palette | None = None,
     samples: int = 4,
 ) -> Array:
     """Draw a random picture.
@@ -32,12 +62,11 @@ def draw(
     The same state of ``rng`` and the same arguments give the same picture.
 
     Args:
-        rng: the source of all choices. The fixed set of `Graphics` uses ``np.random.default_rng((2, n))``.
+        rng: the source of all choices. `Graphics` uses ``np.random.default_rng((2, 1, n))``; seed others otherwise.
         height: rows of the picture, at least 16.
         width: columns of the picture, at least 16.
         kind: one of `KINDS`; None draws one.
-        grey: whether all colours are grey; None decides at random, one picture in two.
-        contrast: least difference between the background and the strongest other colour, above 0 and at most 1.
+        palette: colours of the picture; None draws some with `Palette.random`, of which half are grey.
         samples: samples per pixel and side, whose mean is the colour of a pixel.
 
     Returns:
@@ -52,9 +81,9 @@ def draw(
         raise DataError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if min(height, width) < 16 or samples < 1:
         raise DataError(f"graphics need 16 x 16 pixels and 1 sample, got {height} x {width} and {samples}")
-    if grey is None:
-        grey = bool(rng.random() < 0.5)
-    return KINDS[kind](rng, height, width, Palette.random(rng, grey, contrast), samples)
+    if palette is None:
+        palette = Palette.random(rng, grey=bool(rng.random() < 0.5))
+    return KINDS[kind](rng, height, width, palette, samples)
 
 
 class Graphics(Source):
@@ -80,9 +109,10 @@ class Graphics(Source):
         for number, path in enumerate(self._paths()):
             if path.is_file():
                 continue
-            kind, grey = list(KINDS)[number // 2], number % 2 == 0
-            rng = np.random.default_rng((2, number))
-            picture = draw(rng, self.side, self.side, kind, grey=grey, contrast=0.25, samples=8)
+            index, palettes = number // 2, (GREYS, COLOURS)[number % 2]
+            kind, palette = list(KINDS)[index], palettes[(index + index // 4) % 4]
+            rng = np.random.default_rng((2, 1, number))
+            picture = draw(rng, self.side, self.side, kind, palette=palette, samples=8)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 io.write(path, picture)
@@ -96,7 +126,7 @@ class Graphics(Source):
 
     def _paths(self) -> list[Path]:
         """Return the files of all pictures, which may not exist."""
-        code = [Path(str(module.__file__)).read_bytes() for module in (canvas, drawings)]
+        code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
         versions = f"{PIL.__version__} {np.__version__} {self.side}".encode()
-        folder = self.root / hashlib.sha256(b"\0".join([*code, Path(__file__).read_bytes(), versions])).hexdigest()[:16]
+        folder = self.root / hashlib.sha256(b"\0".join([*code, versions])).hexdigest()[:16]
         return [folder / f"{kind}_{tone}.png" for kind in KINDS for tone in ("grey", "colour")]

@@ -21,7 +21,13 @@ FONTS = (
     *("DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic"),
     *("cmr10", "cmss10", "cmti10", "cmtt10"),
 )  # matplotlib contains them
-LETTERS = "abcdefghijklmnopqrstuvwxyz" * 4 + "etaoinsrhld" * 4 + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "0123456789" * 2 + ".,:;-+=/()%&?!"
+LETTERS = (
+    "abcdefghijklmnopqrstuvwxyz" * 4
+    + "etaoinsrhld" * 4
+    + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    + "0123456789" * 2
+    + ".,:;-+=/()%&?!"
+)
 
 
 class Canvas:
@@ -72,9 +78,7 @@ class Canvas:
         place = round(x * self.samples), round(y * self.samples)
         self._draw.text(place, text, font=sized(font, round(size * self.samples)), fill=colour)
 
-    def turned_text(
-        self, centre: Array, text: str, font: str, size: float, colour: Colour, degrees: float
-    ) -> None:
+    def turned_text(self, centre: Array, text: str, font: str, size: float, colour: Colour, degrees: float) -> None:
         """Write ``text`` around ``centre`` (2,) as x, y, turned counterclockwise."""
         scaled = sized(font, round(size * self.samples))
         left, top, right, bottom = (round(value) for value in scaled.getbbox(text))
@@ -95,9 +99,7 @@ class Canvas:
 
     def grid(self) -> tuple[Array, Array]:
         """Return the positions of the samples, y (H S, 1) and x (1, W S), float32."""
-        y, x = (
-            (np.arange(n * self.samples, dtype=np.float32) + 0.5) / self.samples for n in (self.height, self.width)
-        )
+        y, x = ((np.arange(n * self.samples, dtype=np.float32) + 0.5) / self.samples for n in (self.height, self.width))
         return y[:, None], x[None]
 
     def pixels(self) -> Array:
@@ -122,14 +124,8 @@ class Palette:
     inks: Sequence[Colour]
 
     @classmethod
-    def random(cls, rng: np.random.Generator, grey: bool, least: float = 0.03) -> Palette:
-        """Draw a palette. A third is black on white, a sixth white on black, and the rest has any contrast.
-
-        Args:
-            rng: the source of all choices.
-            grey: whether all colours are grey.
-            least: least contrast, above 0 and at most 1.
-        """
+    def random(cls, rng: np.random.Generator, grey: bool) -> Palette:
+        """Draw a palette of greys or colours. A third is on white, a sixth on black; the rest has any contrast."""
         style = rng.random()
         count = 1 if rng.random() < 0.3 else int(rng.integers(2, 7))
         inks = rng.random((count, 1 if grey else 3))
@@ -137,10 +133,11 @@ class Palette:
             inks = np.rint(inks)
         if style < 0.5:
             paper = 1.0 if style < 1 / 3 else 0.0
-            inks[0] = 1 - paper
+            if grey or count > 1:
+                inks[0] = 1 - paper
             return cls(_colour(np.full(3, paper)), [_colour(ink) for ink in inks])
         paper = rng.random(inks.shape[1:])
-        contrast = float(np.exp(rng.uniform(np.log(least), 0)))
+        contrast = float(np.exp(rng.uniform(np.log(0.03), 0)))
         inks = paper + contrast * (inks - paper)
         inks[0] = paper + contrast * ((paper < 0.5) - paper)  # one ink has the whole contrast
         return cls(_colour(paper), [_colour(ink) for ink in inks])

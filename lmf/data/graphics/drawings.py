@@ -1,16 +1,14 @@
-"""Random graphics of several kinds: text, line art, charts, patterns, gradients and screens."""
+"""Random drawings: text, line art, shapes, charts and screens."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import numpy as np
 
-from lmf.data.canvas import FONTS, Canvas, Palette, words
 from lmf.data.degradations import Array
-
-Rng = np.random.Generator
-Kind = Callable[[Rng, int, int, Palette, int], Array]
+from lmf.data.graphics.canvas import FONTS, Canvas, Palette, words
+from lmf.data.graphics.patterns import Rng, cos, sin
 
 
 def text(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
@@ -21,10 +19,10 @@ def text(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> A
     spacing, many = rng.uniform(1.1, 1.6) * size, rng.random() < 0.5
     diagonal = float(np.hypot(height, width)) if degrees else float(height)
     rows = min(int(diagonal / spacing) + 1, 1 + height * width // (90 * max(1, int(width / size))))
-    first = palette.inks[0]
+    only = palette.ink(rng)
     for row in range(rows):
-        line = words(rng, int(1.6 * width / size * rng.uniform(0.5, 1.1)))
-        colour = palette.ink(rng) if many else first
+        line = words(rng, int(1.6 * width / size * rng.uniform(0.5, 1.1)) + 3)
+        colour = palette.ink(rng) if many else only
         if degrees == 0:
             canvas.text(rng.uniform(0, 1), row * spacing + 2, line, font, size, colour)
             continue
@@ -81,7 +79,9 @@ def curves(rng: Rng, height: int, width: int, palette: Palette, samples: int) ->
         if style < 0.5:
             canvas.line(weights @ (rng.uniform(-0.2, 1.2, (4, 2)) * extent), colour, line_width(rng))
         else:
-            radii = np.exp(rng.uniform(np.log(2), np.log(max(extent) / 2))) * np.array([1, rng.choice([1, rng.random()])])
+            radii = np.exp(rng.uniform(np.log(2), np.log(max(extent) / 2))) * np.array(
+                [1, rng.choice([1, rng.random()])]
+            )
             canvas.ellipse(rng.random(2) * extent, radii, colour, None if style > 0.9 else line_width(rng))
     return canvas.pixels()
 
@@ -117,7 +117,7 @@ def chart(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> 
     if style == 3:
         ends = np.concatenate([[0], np.cumsum(rng.dirichlet(np.ones(count)))]) * 360
         centre, radius = np.array([(left + right) / 2, (top + bottom) / 2]), min(right - left, bottom - top) / 2
-        for start, end in zip(ends[:-1], ends[1:], strict=True):
+        for start, end in pairwise(ends):
             canvas.sector(centre, max(radius, 4.0), start, end, palette.ink(rng))
         return canvas.pixels()
     for level in np.linspace(bottom, top, int(rng.integers(3, 8))):
@@ -142,88 +142,6 @@ def chart(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> 
         for point in points:
             canvas.ellipse(point, np.full(2, thickness + 1), colour)
     return canvas.pixels()
-
-
-def checkerboard(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
-    """Draw a checkerboard with cells of 1 to 30 pixels, level or turned, on or off the pixel grid."""
-    canvas = Canvas(height, width, palette.background, samples)
-    cell = float(np.exp(rng.uniform(0, np.log(30))))
-    degrees, phase = (0.0 if rng.random() < 0.5 else rng.uniform(0, 90)), rng.random(2) * cell
-    if degrees == 0 and rng.random() < 0.6:
-        cell, phase = float(round(cell)), np.zeros(2)
-    y, x = canvas.grid()
-    along, across = turn(y, x, degrees)
-    odd = (np.floor((along + phase[0]) / cell) + np.floor((across + phase[1]) / cell)).astype(np.int32) & 1
-    canvas.blend(odd.astype(bool), (palette.background, palette.inks[0]))
-    return canvas.pixels()
-
-
-def grating(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
-    """Draw stripes, waves, a star of sectors or rings that become finer outwards, with periods from 2 pixels."""
-    colours = np.array([palette.background, palette.inks[0]], np.float32)
-    degrees = float(rng.choice([0, 90, rng.uniform(0, 180)]))
-    period, phase = float(np.exp(rng.uniform(np.log(2), np.log(40)))), rng.uniform(0, 1)
-    style = int(rng.integers(4))
-    if style == 0:  # the mean of a wave over a pixel is known
-        y, x = np.arange(height)[:, None] + 0.5, np.arange(width)[None] + 0.5
-        along, _ = turn(y, x, degrees)
-        damping = np.sinc(cos(degrees) / period) * np.sinc(sin(degrees) / period)
-        wave = 0.5 + 0.5 * damping * np.cos(2 * np.pi * (along / period + phase))
-        return np.rint(colours[0] + wave[..., None] * (colours[1] - colours[0])).astype(np.uint8)
-    canvas = Canvas(height, width, palette.background, samples)
-    y, x = canvas.grid()
-    if style == 1:
-        along, _ = turn(y, x, degrees)
-        stripes = (along / period + phase) % 1 < rng.uniform(0.2, 0.8)
-    elif style == 2:
-        sectors = int(rng.integers(6, 60))
-        ends = (np.arange(2 * sectors + 1) + phase) * 180 / sectors
-        centre = rng.uniform(0.2, 0.8, 2) * (width, height)
-        for start, end in zip(ends[::2], ends[1::2], strict=False):
-            canvas.sector(centre, float(np.hypot(height, width)), start, end, palette.inks[0])
-        return canvas.pixels()
-    else:
-        centre = rng.random(2) * (height, width)
-        limit = 2 * rng.uniform(2, 6) * float(np.hypot(height, width))  # squared radius per turn
-        stripes = (((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / limit + phase) % 1 < 0.5
-    canvas.blend(stripes, (palette.background, palette.inks[0]))
-    return canvas.pixels()
-
-
-def edges(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
-    """Draw straight edges through the whole picture in all directions, between neighbouring levels of contrast."""
-    canvas = Canvas(height, width, palette.background, samples)
-    extent, far = np.array([width, height]), 2.0 * (height + width)
-    degrees, fixed = rng.uniform(0, 360), rng.random() < 0.5
-    count = int(rng.integers(1, 10))
-    for number in range(count):
-        angle = degrees if fixed else rng.uniform(0, 360)
-        along, across = np.array([cos(angle), sin(angle)]), np.array([-sin(angle), cos(angle)])
-        place = extent / 2 + across * far / 4 * ((number + rng.random()) / count - 0.5)
-        share = rng.random()
-        ink = np.rint(share * np.array(palette.ink(rng)) + (1 - share) * np.array(palette.background)).astype(int)
-        corners = np.stack([place - far * along, place + far * along, place + far * (along + across)])
-        red, green, blue = ink.tolist()
-        canvas.polygon(np.concatenate([corners, [place + far * (across - along)]]), (red, green, blue))
-    return canvas.pixels()
-
-
-def gradients(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
-    """Draw smooth gradients in rectangles: linear in all directions or radial, through two to four colours."""
-    picture = np.empty((height, width, 3), np.uint8)
-    columns = np.unique(np.concatenate([[0, width], rng.integers(0, width, int(rng.integers(3)))]))
-    rows = np.unique(np.concatenate([[0, height], rng.integers(0, height, int(rng.integers(3)))]))
-    for top, bottom in zip(rows[:-1], rows[1:], strict=True):
-        for left, right in zip(columns[:-1], columns[1:], strict=True):
-            y, x = np.arange(bottom - top)[:, None] + 0.5, np.arange(right - left)[None] + 0.5
-            place = turn(y, x, rng.uniform(0, 360))[0]
-            if rng.random() < 0.3:
-                place = np.hypot(y - rng.random() * len(y), x - rng.random() * x.size)
-            colours = np.array([palette.background, *(palette.ink(rng) for _ in range(int(rng.integers(1, 4))))])
-            stops = np.sort(rng.uniform(place.min(), place.max(), len(colours)))
-            values = np.stack([np.interp(place, stops, colours[:, channel]) for channel in range(3)], axis=-1)
-            picture[top:bottom, left:right] = np.rint(values)
-    return picture
 
 
 def screen(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
@@ -260,27 +178,11 @@ def screen(rng: Rng, height: int, width: int, palette: Palette, samples: int) ->
                 frame(indent, y, min(end, right - 2), y + row - 2)
                 canvas.text(indent + 4, y + size / 3, words(rng, 5), font, size, first)
             elif style < 0.75:
-                canvas.polygon(star(int(rng.integers(3, 7)), 0.5, 90) * row / 2 + (indent + row / 2, y + row / 2), colour)
+                canvas.polygon(
+                    star(int(rng.integers(3, 7)), 0.5, 90) * row / 2 + (indent + row / 2, y + row / 2), colour
+                )
             else:
                 canvas.text(indent, y + size / 4, words(rng, int((right - indent) / size)), font, size, first)
-    return canvas.pixels()
-
-
-def mosaic(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
-    """Draw cells of 1 to 30 pixels in random colours of the palette, as in codes and maps, with or without a grid."""
-    canvas = Canvas(height, width, palette.background, samples)
-    cell = np.exp(rng.uniform(0, np.log(30), 2)) if rng.random() < 0.5 else np.full(2, round(np.exp(rng.uniform(0, 3))))
-    rows, columns = (int(n / side) + 2 for n, side in zip((height, width), cell, strict=True))
-    colours = np.array([palette.background, *palette.inks], np.uint8)
-    numbers = rng.integers(len(colours), size=(rows, columns))
-    y, x = canvas.grid()
-    cells = colours[numbers[(y[:, 0] / cell[0]).astype(int)][:, (x[0] / cell[1]).astype(int)]]
-    canvas.show(cells)
-    if cell.min() > 6 and rng.random() < 0.4:
-        for number in range(rows):
-            canvas.rectangle(0, number * cell[0], width, number * cell[0] + 1, palette.inks[0])
-        for number in range(columns):
-            canvas.rectangle(number * cell[1], 0, number * cell[1] + 1, height, palette.inks[0])
     return canvas.pixels()
 
 
@@ -291,22 +193,6 @@ def star(points: int, inner: float, degrees: float) -> Array:
     return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
 
 
-def turn(y: Array, x: Array, degrees: float) -> tuple[Array, Array]:
-    """Return the coordinates along and across a direction."""
-    c, s = np.float32(cos(degrees)), np.float32(sin(degrees))
-    return c * x + s * y, c * y - s * x
-
-
-def sin(degrees: float) -> float:
-    """Return the sine of an angle in degrees."""
-    return float(np.sin(np.radians(degrees)))
-
-
-def cos(degrees: float) -> float:
-    """Return the cosine of an angle in degrees."""
-    return float(np.cos(np.radians(degrees)))
-
-
 def text_size(rng: Rng) -> float:
     """Draw the size of a font, 6 to 60 pixels, small ones more often."""
     return float(np.exp(rng.uniform(np.log(6), np.log(60))))
@@ -315,12 +201,3 @@ def text_size(rng: Rng) -> float:
 def line_width(rng: Rng) -> float:
     """Draw the width of a line, 0.5 to 4 pixels."""
     return float(np.exp(rng.uniform(np.log(0.5), np.log(4))))
-
-
-KINDS: Mapping[str, Kind] = {
-    kind.__name__: kind
-    for kind in (
-        *(text, labels, lines, curves, shapes, chart),
-        *(checkerboard, grating, edges, gradients, screen, mosaic),
-    )
-}
