@@ -100,8 +100,7 @@ class SRModule(L.LightningModule):
         rgb = self.model(lr, batch["coord"], batch["cell"], feat).float()  # (B, Q, 3)
         loss = self.loss(rgb, target)
         if self.teacher is not None:
-            taught = self.teacher(lr, batch["coord"], batch["cell"])
-            loss = loss + self.teacher.weight * (self.loss(rgb, taught) - loss)
+            loss = loss + self.teacher.loss(self.loss, rgb, lr, batch)
         self.losses_finite = self.losses_finite.to(loss.device) & loss.detach().isfinite()
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(rgb))
         return loss
