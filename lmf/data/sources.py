@@ -17,7 +17,14 @@ Filter = Callable[[list[Path]], list[Path]]
 
 
 class Source(ABC):
-    """Base class of sets of HR pictures on disk, optionally with LR versions."""
+    """Base class of sets of HR pictures on disk, optionally with LR versions.
+
+    Attributes:
+        faults: whether evaluation also measures faults that show on hard edges, see `lmf.metrics.colour_share` and
+            `lmf.metrics.raw_max`.
+    """
+
+    faults: bool = False
 
     def prepare(self) -> None:
         """Download the pictures if needed. One process calls this before all processes call `files`."""

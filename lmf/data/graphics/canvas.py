@@ -49,8 +49,8 @@ class Canvas:
 
     def rectangle(self, left: float, top: float, right: float, bottom: float, colour: Colour) -> None:
         """Fill a rectangle."""
-        box = [round(value * self.samples) for value in (left, top, max(left, right), max(top, bottom))]
-        self.image.paste(colour, tuple(box))
+        x0, y0, x1, y1 = (round(value * self.samples) for value in (left, top, max(left, right), max(top, bottom)))
+        self.image.paste(colour, (x0, y0, x1, y1))
 
     def polygon(self, points: Array, colour: Colour) -> None:
         """Fill a polygon with the corners ``points`` (N, 2) as x, y."""
@@ -132,10 +132,10 @@ class Palette:
         if not grey and rng.random() < 0.5:  # pure colours
             inks = np.rint(inks)
         if style < 0.5:
-            paper = 1.0 if style < 1 / 3 else 0.0
+            paper = np.full(1, 1.0 if style < 1 / 3 else 0.0)
             if grey or count > 1:
                 inks[0] = 1 - paper
-            return cls(_colour(np.full(3, paper)), [_colour(ink) for ink in inks])
+            return cls(_colour(paper), [_colour(ink) for ink in inks])
         paper = rng.random(inks.shape[1:])
         contrast = float(np.exp(rng.uniform(np.log(0.03), 0)))
         inks = paper + contrast * (inks - paper)

@@ -39,8 +39,8 @@ def labels(rng: Rng, height: int, width: int, palette: Palette, samples: int) ->
         centre, size = rng.random(2) * (width, height), text_size(rng)
         colour = palette.ink(rng)
         if rng.random() < 0.2:
-            half = size * np.array([rng.uniform(1, 4), 0.8])
-            canvas.rectangle(*(centre - half), *(centre + half), colour)
+            (x, y), half = centre.tolist(), size * rng.uniform(1, 4)
+            canvas.rectangle(x - half, y - 0.8 * size, x + half, y + 0.8 * size, colour)
             colour = palette.background
         degrees = float(rng.choice([0, 0, 90, rng.uniform(0, 360)]))
         font = str(rng.choice([*FONTS, "default"]))
@@ -94,7 +94,8 @@ def shapes(rng: Rng, height: int, width: int, palette: Palette, samples: int) ->
         size = float(np.exp(rng.uniform(np.log(3), np.log(max(height, width) / 2))))
         colour, style = palette.ink(rng), rng.random()
         if style < 0.2:
-            canvas.rectangle(*(centre - size / 2), *(centre + size * rng.random(2)), colour)
+            (left, top), (right, bottom) = centre - size / 2, centre + size * rng.random(2)
+            canvas.rectangle(left, top, right, bottom, colour)
         elif style < 0.4:
             canvas.ellipse(centre, np.full(2, size / 2), colour)
         else:

@@ -38,7 +38,8 @@ def grating(rng: Rng, height: int, width: int, palette: Palette, samples: int) -
         along, _ = turn(y, x, degrees)
         damping = np.sinc(cos(degrees) / period) * np.sinc(sin(degrees) / period)
         wave = 0.5 + 0.5 * damping * np.cos(2 * np.pi * (along / period + phase))
-        return np.rint(colours[0] + wave[..., None] * (colours[1] - colours[0])).astype(np.uint8)
+        picture: Array = np.rint(colours[0] + wave[..., None] * (colours[1] - colours[0])).astype(np.uint8)
+        return picture
     canvas = Canvas(height, width, palette.background, samples)
     y, x = canvas.grid()
     if style == 1:

@@ -97,6 +97,8 @@ class Graphics(Source):
         side: height and width of the pictures.
     """
 
+    faults = True
+
     def __init__(self, root: str | Path, side: int = 384) -> None:
         self.root, self.side = Path(root).expanduser(), side
 
