@@ -30,6 +30,10 @@ class Source(ABC):
         """Download the pictures if needed. One process calls this before all processes call `files`."""
         return
 
+    def at(self, scale: float) -> Source:
+        """Return the pictures to measure ``scale`` with: the same ones, unless they are made for each scale."""
+        return self
+
     @abstractmethod
     def files(self, usable: Filter = list) -> list[Path]:
         """Return the HR files in a fixed order.
