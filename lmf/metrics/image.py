@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class PictureMetric(Metric):
             device = fn(torch.zeros(1, device=state.device)).device
             dtype = precise(device) if state.is_floating_point() else state.dtype
             setattr(self, name, state.to(device, dtype))
-            self._defaults[name] = default.to(device, dtype)
+            self._defaults[name] = cast(Tensor, default).to(device, dtype)
         return self
 
 
