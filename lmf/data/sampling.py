@@ -74,8 +74,11 @@ class TrainSamples:
         if self.sampling.graphics:
             rng = np.random.default_rng((3, self.seed, number))
             extra["drawn"] = np.array(rng.random() < self.sampling.graphics)
-            if extra["drawn"]:
-                crop = draw(rng, side, side)
+            if extra[
+                "drawn"
+            ]:  # with letters and lines of usual sizes at the scale of the HR picture, the LR one or between
+                small = max(16, round(side / rng.uniform(1, max(1, side / patch))))
+                crop = draw(rng, small, small, scale=side / small)
         return {
             "lr": resize_pil(crop, (patch, patch)),
             "target": crop.reshape(-1, 3)[pixel],

@@ -19,7 +19,7 @@ from lmf.decoders import Bicubic
 from lmf.encoders import Identity
 from lmf.errors import UserError
 from lmf.io.colour import from_network, to_network
-from lmf.metrics import PSNR, SSIM, Protocol
+from lmf.metrics import PSNR, SSIM, ColourShare, Protocol, RawMax
 from lmf.model import SRModel
 from lmf.training.distillation import Teacher
 from lmf.training.results import Result
@@ -45,6 +45,7 @@ class SRModule(L.LightningModule):
         baseline: whether to measure bicubic interpolation on every set as well.
         loss: compares predictions and targets (B, Q, 3) element by element, in network units.
         teacher: a trained model to learn from besides the pictures, see `lmf.training.distillation`.
+        self_ensemble: whether to evaluate the mean over the eight flips and rotations, see `SRModel.render`.
 
     Attributes:
         results: list of `Result`, one per set of the latest validation or test.
@@ -60,6 +61,7 @@ class SRModule(L.LightningModule):
         baseline: bool = True,
         loss: Callable[[Tensor, Tensor], Tensor] = F.l1_loss,
         teacher: Teacher | None = None,
+        self_ensemble: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -69,6 +71,7 @@ class SRModule(L.LightningModule):
         self.seed = seed
         self.loss = loss
         self.teacher = teacher
+        self.self_ensemble = self_ensemble
         self.bicubic = SRModel(Identity(), Bicubic()) if baseline else None
         self.losses_finite = torch.tensor(True)  # of all steps; a tensor, so that no step waits for the device
         self.results: list[Result] = []
@@ -80,7 +83,7 @@ class SRModule(L.LightningModule):
         sets = data.test_sets if stage == "test" else data.val_sets
         prefixes = ["", "bicubic_"] if self.bicubic is not None else [""]
         self.metrics = nn.ModuleList(
-            nn.ModuleList(set_metrics(s.protocol, s.scale, prefix) for prefix in prefixes) for s in sets
+            nn.ModuleList(set_metrics(s.protocol, s.scale, prefix, s.faults) for prefix in prefixes) for s in sets
         )
         self.results = [Result(s.dataset, s.scale, 0, s.protocol) for s in sets]
 
@@ -146,18 +149,20 @@ class SRModule(L.LightningModule):
         metrics = cast(nn.ModuleList, self.metrics[dataloader_idx])
         if self.bicubic is not None:
             self.measure(self.bicubic, metrics[1], batch)
-        return self.measure(self.model, metrics[0], batch)
+        return self.measure(self.model, metrics[0], batch, self.self_ensemble)
 
-    def measure(self, model: SRModel, metrics: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def measure(
+        self, model: SRModel, metrics: nn.Module, batch: Batch, self_ensemble: bool = False
+    ) -> dict[str, Tensor]:
         """Enlarge the picture of ``batch`` with ``model`` and update ``metrics``.
 
         Returns:
             ``{"sr": (1, 3, H, W)}`` in [0, 1].
         """
         hr = batch["hr"]
-        sr = from_network(model.render(to_network(batch["lr"]), hr.shape[-2:]))
-        cast(MetricCollection, metrics).update(sr, hr)
-        return {"sr": sr}
+        sr = model.render(to_network(batch["lr"]), hr.shape[-2:], self_ensemble=self_ensemble)
+        cast(MetricCollection, metrics).update(sr / 2 + 0.5, hr)  # not clamped, which the measures of faults need
+        return {"sr": from_network(sr)}
 
     def on_validation_epoch_start(self) -> None:
         """Clear the results of the previous validation."""
@@ -230,7 +235,12 @@ class SRModule(L.LightningModule):
         checkpoint["lmf"] = {"format": FORMAT, "config": self.model.config}
 
 
-def set_metrics(protocol: Protocol, scale: float, prefix: str) -> MetricCollection:
-    """Create the metrics of an evaluation set, named ``PREFIXpsnr`` and ``PREFIXssim``."""
+def set_metrics(protocol: Protocol, scale: float, prefix: str, faults: bool = False) -> MetricCollection:
+    """Create the metrics of an evaluation set, named ``PREFIXpsnr`` and ``PREFIXssim``.
+
+    With ``faults``, there are also ``PREFIXcolour_share`` and ``PREFIXraw_max``.
+    """
     metrics: dict[str, Metric | MetricCollection] = {"psnr": PSNR(protocol, scale), "ssim": SSIM(protocol, scale)}
+    if faults:
+        metrics |= {"colour_share": ColourShare(), "raw_max": RawMax()}
     return MetricCollection(metrics, compute_groups=False, prefix=prefix or None)

@@ -33,24 +33,28 @@ LETTERS = (
 class Canvas:
     """A picture that is drawn at several samples per pixel and side, and averaged over each pixel.
 
-    Coordinates and lengths are in pixels, x to the right and y down, and the first pixel covers [0, 1] x [0, 1].
+    Coordinates and lengths are in units, x to the right and y down. With ``scale`` s, a unit is s pixels, so that the
+    same drawing can be had at every size.
 
     Args:
-        height: rows of the picture.
-        width: columns of the picture.
+        height: height of the picture in units.
+        width: its width.
         background: its first colour.
         samples: samples per pixel and side.
+        scale: pixels per unit.
     """
 
-    def __init__(self, height: int, width: int, background: Colour, samples: int) -> None:
-        self.height, self.width, self.samples = height, width, samples
-        self.image = Image.new("RGB", (width * samples, height * samples), background)
+    def __init__(self, height: int, width: int, background: Colour, samples: int = 4, scale: float = 1.0) -> None:
+        self.height, self.width, self.samples, self.scale = height, width, samples, scale
+        self.rows, self.cols = round(height * scale), round(width * scale)  # of pixels
+        self.density = samples * scale  # samples per unit
+        self.image = Image.new("RGB", (self.cols * samples, self.rows * samples), background)
         self._draw = ImageDraw.Draw(self.image)
 
     def rectangle(self, left: float, top: float, right: float, bottom: float, colour: Colour) -> None:
         """Fill a rectangle."""
-        box = [round(value * self.samples) for value in (left, top, max(left, right), max(top, bottom))]
-        self.image.paste(colour, tuple(box))
+        x0, y0, x1, y1 = (round(value * self.density) for value in (left, top, max(left, right), max(top, bottom)))
+        self.image.paste(colour, (x0, y0, x1, y1))
 
     def polygon(self, points: Array, colour: Colour) -> None:
         """Fill a polygon with the corners ``points`` (N, 2) as x, y."""
@@ -58,7 +62,7 @@ class Canvas:
 
     def line(self, points: Array, colour: Colour, width: float) -> None:
         """Draw a line through ``points`` (N, 2) as x, y."""
-        self._draw.line(self._samples(points), fill=colour, width=max(1, round(width * self.samples)), joint="curve")
+        self._draw.line(self._samples(points), fill=colour, width=max(1, round(width * self.density)), joint="curve")
 
     def ellipse(self, centre: Array, radii: Array, colour: Colour, width: float | None = None) -> None:
         """Fill an ellipse, or draw its outline if ``width`` is given. ``centre`` and ``radii`` are (2,) as x, y."""
@@ -66,7 +70,7 @@ class Canvas:
         if width is None:
             self._draw.ellipse(corners, fill=colour)
         else:
-            self._draw.ellipse(corners, outline=colour, width=max(1, round(width * self.samples)))
+            self._draw.ellipse(corners, outline=colour, width=max(1, round(width * self.density)))
 
     def sector(self, centre: Array, radius: float, start: float, end: float, colour: Colour) -> None:
         """Fill a sector of a disc between two angles in degrees, clockwise."""
@@ -75,40 +79,54 @@ class Canvas:
 
     def text(self, x: float, y: float, text: str, font: str, size: float, colour: Colour) -> None:
         """Write ``text`` with its upper left corner at x, y. ``size`` is the height of the font."""
-        place = round(x * self.samples), round(y * self.samples)
-        self._draw.text(place, text, font=sized(font, round(size * self.samples)), fill=colour)
+        place = round(x * self.density), round(y * self.density)
+        self._draw.text(place, text, font=sized(font, round(size * self.density)), fill=colour)
 
     def turned_text(self, centre: Array, text: str, font: str, size: float, colour: Colour, degrees: float) -> None:
         """Write ``text`` around ``centre`` (2,) as x, y, turned counterclockwise."""
-        scaled = sized(font, round(size * self.samples))
+        scaled = sized(font, round(size * self.density))
         left, top, right, bottom = (round(value) for value in scaled.getbbox(text))
         mask = Image.new("L", (right - left + 2, bottom - top + 2))
         ImageDraw.Draw(mask).text((1 - left, 1 - top), text, font=scaled, fill=255)
         mask = mask.rotate(degrees, Image.Resampling.BILINEAR, expand=True)
-        x, y = np.rint(np.asarray(centre) * self.samples).astype(int)
+        x, y = np.rint(np.asarray(centre) * self.density).astype(int)
         self.image.paste(colour, (int(x) - mask.width // 2, int(y) - mask.height // 2), mask)
 
     def blend(self, share: Array, colours: tuple[Colour, Colour]) -> None:
-        """Fill the canvas with the first colour where ``share`` (H S, W S) is False and with the second elsewhere."""
+        """Show the first colour where ``share`` (one bool per sample) is False and the second elsewhere."""
         self.image.paste(colours[0], (0, 0, *self.image.size))
         self.image.paste(colours[1], (0, 0), Image.fromarray(share))
 
-    def show(self, colours: Array) -> None:
-        """Replace the canvas with ``colours``, uint8 (H S, W S, 3)."""
+    def show(self, colours: Array, row: int = 0, col: int = 0) -> None:
+        """Show ``colours``, uint8 (rows, cols, 3) with one colour per pixel, at a pixel."""
+        picture = Image.fromarray(colours)
+        size = picture.width * self.samples, picture.height * self.samples
+        self.image.paste(picture.resize(size, Image.Resampling.NEAREST), (col * self.samples, row * self.samples))
+
+    def show_samples(self, colours: Array) -> None:
+        """Show ``colours``, uint8 with one colour per sample."""
         self.image.paste(Image.fromarray(colours))
 
-    def grid(self) -> tuple[Array, Array]:
-        """Return the positions of the samples, y (H S, 1) and x (1, W S), float32."""
-        y, x = ((np.arange(n * self.samples, dtype=np.float32) + 0.5) / self.samples for n in (self.height, self.width))
-        return y[:, None], x[None]
+    def sample_grid(self) -> tuple[Array, Array]:
+        """Return the positions of all samples, y (n, 1) and x (1, m), float32."""
+        return centres(self.image.height, self.density)[:, None], centres(self.image.width, self.density)[None]
+
+    def pixel_grid(self) -> tuple[Array, Array]:
+        """Return the centres of all pixels, y (rows, 1) and x (1, cols), float32."""
+        return centres(self.rows, self.scale)[:, None], centres(self.cols, self.scale)[None]
 
     def pixels(self) -> Array:
         """Return the picture, uint8 (H, W, 3)."""
         return np.array(self.image.reduce(self.samples))
 
     def _samples(self, points: Array) -> list[tuple[float, float]]:
-        """Convert pixel coordinates to numbers of samples."""
-        return [(x, y) for x, y in np.rint(np.asarray(points) * self.samples - 0.5).tolist()]
+        """Convert coordinates to numbers of samples."""
+        return [(x, y) for x, y in np.rint(np.asarray(points) * self.density - 0.5).tolist()]
+
+
+def centres(count: int, density: float) -> Array:
+    """Return the centres of the first ``count`` cells, ``density`` of which make up a unit, float32 (count,)."""
+    return (np.arange(count, dtype=np.float32) + 0.5) / np.float32(density)
 
 
 @dataclass(frozen=True)
@@ -132,10 +150,10 @@ class Palette:
         if not grey and rng.random() < 0.5:  # pure colours
             inks = np.rint(inks)
         if style < 0.5:
-            paper = 1.0 if style < 1 / 3 else 0.0
+            paper = np.full(1, 1.0 if style < 1 / 3 else 0.0)
             if grey or count > 1:
                 inks[0] = 1 - paper
-            return cls(_colour(np.full(3, paper)), [_colour(ink) for ink in inks])
+            return cls(_colour(paper), [_colour(ink) for ink in inks])
         paper = rng.random(inks.shape[1:])
         contrast = float(np.exp(rng.uniform(np.log(0.03), 0)))
         inks = paper + contrast * (inks - paper)

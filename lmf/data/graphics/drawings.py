@@ -11,9 +11,9 @@ from lmf.data.graphics.canvas import FONTS, Canvas, Palette, words
 from lmf.data.graphics.patterns import Rng, cos, sin
 
 
-def text(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
-    """Draw a block of text in one font and size, 6 to 60 pixels, level or turned by any angle."""
-    canvas = Canvas(height, width, palette.background, samples)
+def text(rng: Rng, canvas: Canvas, palette: Palette) -> None:
+    """Draw a block of text in one font and size, 6 to 60 units, level or turned by any angle."""
+    height, width = canvas.height, canvas.width
     size, font = text_size(rng), rng.choice([*FONTS, "default"])
     degrees = 0.0 if rng.random() < 0.6 else float(rng.choice([90, 180, 270, rng.normal(0, 8), rng.uniform(0, 360)]))
     spacing, many = rng.uniform(1.1, 1.6) * size, rng.random() < 0.5
@@ -29,29 +29,26 @@ def text(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> A
         offset = (row + 0.5) * spacing - rows * spacing / 2
         centre = np.array([width / 2, height / 2]) + offset * np.array([sin(degrees), cos(degrees)])
         canvas.turned_text(centre, line, font, size, colour, degrees)
-    return canvas.pixels()
 
 
-def labels(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
+def labels(rng: Rng, canvas: Canvas, palette: Palette) -> None:
     """Draw words in any fonts, sizes and directions, some on plates of colour."""
-    canvas = Canvas(height, width, palette.background, samples)
+    height, width = canvas.height, canvas.width
     for _ in range(int(rng.integers(3, 3 + max(1, height * width // 4000)))):
         centre, size = rng.random(2) * (width, height), text_size(rng)
         colour = palette.ink(rng)
         if rng.random() < 0.2:
-            half = size * np.array([rng.uniform(1, 4), 0.8])
-            canvas.rectangle(*(centre - half), *(centre + half), colour)
+            (x, y), half = centre.tolist(), size * rng.uniform(1, 4)
+            canvas.rectangle(x - half, y - 0.8 * size, x + half, y + 0.8 * size, colour)
             colour = palette.background
         degrees = float(rng.choice([0, 0, 90, rng.uniform(0, 360)]))
         font = str(rng.choice([*FONTS, "default"]))
         canvas.turned_text(centre, words(rng, int(rng.integers(1, 10))), font, size, colour, degrees)
-    return canvas.pixels()
 
 
-def lines(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
-    """Draw straight lines of 0.5 to 4 pixels in all directions: crossing, in fans, or in families of parallels."""
-    canvas = Canvas(height, width, palette.background, samples)
-    extent = np.array([width, height])
+def lines(rng: Rng, canvas: Canvas, palette: Palette) -> None:
+    """Draw straight lines of 0.5 to 4 units in all directions: crossing, in fans, or in families of parallels."""
+    extent = np.array([canvas.width, canvas.height])
     style, count = int(rng.integers(3)), int(rng.integers(5, 40))
     thickness = line_width(rng)
     angle, gap, hub = rng.uniform(0, 360), rng.uniform(2, 20), rng.random(2) * extent
@@ -65,13 +62,11 @@ def lines(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> 
         across = np.array([-along[1], along[0]]) * gap * (number - count / 2)
         start = hub if style == 1 else hub + across - 2 * max(extent) * along
         canvas.line(np.stack([start, start + 4 * max(extent) * along]), colour, thickness)
-    return canvas.pixels()
 
 
-def curves(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
-    """Draw circles, ellipses and cubic curves of 0.5 to 4 pixels, with some discs."""
-    canvas = Canvas(height, width, palette.background, samples)
-    extent = np.array([width, height])
+def curves(rng: Rng, canvas: Canvas, palette: Palette) -> None:
+    """Draw circles, ellipses and cubic curves of 0.5 to 4 units, with some discs."""
+    extent = np.array([canvas.width, canvas.height])
     time = np.linspace(0, 1, 40)[:, None]
     weights = np.concatenate([(1 - time) ** 3, 3 * time * (1 - time) ** 2, 3 * time**2 * (1 - time), time**3], axis=1)
     for _ in range(int(rng.integers(4, 24))):
@@ -83,18 +78,18 @@ def curves(rng: Rng, height: int, width: int, palette: Palette, samples: int) ->
                 [1, rng.choice([1, rng.random()])]
             )
             canvas.ellipse(rng.random(2) * extent, radii, colour, None if style > 0.9 else line_width(rng))
-    return canvas.pixels()
 
 
-def shapes(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
+def shapes(rng: Rng, canvas: Canvas, palette: Palette) -> None:
     """Draw flat polygons, stars, rectangles and discs, some with outlines."""
-    canvas = Canvas(height, width, palette.background, samples)
+    height, width = canvas.height, canvas.width
     for _ in range(int(rng.integers(4, 30))):
         centre = rng.random(2) * (width, height)
         size = float(np.exp(rng.uniform(np.log(3), np.log(max(height, width) / 2))))
         colour, style = palette.ink(rng), rng.random()
         if style < 0.2:
-            canvas.rectangle(*(centre - size / 2), *(centre + size * rng.random(2)), colour)
+            (left, top), (right, bottom) = centre - size / 2, centre + size * rng.random(2)
+            canvas.rectangle(left, top, right, bottom, colour)
         elif style < 0.4:
             canvas.ellipse(centre, np.full(2, size / 2), colour)
         else:
@@ -104,12 +99,11 @@ def shapes(rng: Rng, height: int, width: int, palette: Palette, samples: int) ->
             canvas.polygon(corners, colour)
             if rng.random() < 0.3:
                 canvas.line(np.concatenate([corners, corners[:1]]), palette.ink(rng), line_width(rng))
-    return canvas.pixels()
 
 
-def chart(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
+def chart(rng: Rng, canvas: Canvas, palette: Palette) -> None:
     """Draw a chart of bars, lines, points or sectors with axes, a grid and labels."""
-    canvas = Canvas(height, width, palette.background, samples)
+    height, width = canvas.height, canvas.width
     size, font, first = rng.uniform(7, 14), str(rng.choice(FONTS[:5])), palette.inks[0]
     left, top, right, bottom = 3 * size, 2 * size, width - size, height - 2.5 * size
     style, count = int(rng.integers(4)), int(rng.integers(3, 12))
@@ -119,7 +113,7 @@ def chart(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> 
         centre, radius = np.array([(left + right) / 2, (top + bottom) / 2]), min(right - left, bottom - top) / 2
         for start, end in pairwise(ends):
             canvas.sector(centre, max(radius, 4.0), start, end, palette.ink(rng))
-        return canvas.pixels()
+        return
     for level in np.linspace(bottom, top, int(rng.integers(3, 8))):
         canvas.rectangle(left, round(level), right, round(level) + 1, palette.ink(rng))
         canvas.text(size * 0.3, level - size / 2, f"{rng.uniform(0, 99):.1f}", font, size, first)
@@ -141,12 +135,11 @@ def chart(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> 
             canvas.line(points, colour, thickness)
         for point in points:
             canvas.ellipse(point, np.full(2, thickness + 1), colour)
-    return canvas.pixels()
 
 
-def screen(rng: Rng, height: int, width: int, palette: Palette, samples: int) -> Array:
+def screen(rng: Rng, canvas: Canvas, palette: Palette) -> None:
     """Draw a screen of windows with bars, buttons, fields, symbols, text and frames on the pixel grid."""
-    canvas = Canvas(height, width, palette.background, samples)
+    height, width = canvas.height, canvas.width
     font, size, first = str(rng.choice([*FONTS[:5], "default"])), rng.uniform(7, 16), palette.inks[0]
     row = int(size * 2)
 
@@ -183,7 +176,6 @@ def screen(rng: Rng, height: int, width: int, palette: Palette, samples: int) ->
                 )
             else:
                 canvas.text(indent, y + size / 4, words(rng, int((right - indent) / size)), font, size, first)
-    return canvas.pixels()
 
 
 def star(points: int, inner: float, degrees: float) -> Array:
@@ -194,10 +186,10 @@ def star(points: int, inner: float, degrees: float) -> Array:
 
 
 def text_size(rng: Rng) -> float:
-    """Draw the size of a font, 6 to 60 pixels, small ones more often."""
+    """Draw the size of a font, 6 to 60 units, small ones more often."""
     return float(np.exp(rng.uniform(np.log(6), np.log(60))))
 
 
 def line_width(rng: Rng) -> float:
-    """Draw the width of a line, 0.5 to 4 pixels."""
+    """Draw the width of a line, 0.5 to 4 units."""
     return float(np.exp(rng.uniform(np.log(0.5), np.log(4))))

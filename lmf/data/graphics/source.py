@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,11 +13,11 @@ import PIL
 from lmf import io
 from lmf.data.degradations import Array
 from lmf.data.graphics import drawings, patterns
-from lmf.data.graphics.canvas import Palette
+from lmf.data.graphics.canvas import Canvas, Palette
 from lmf.data.settings import DataError
 from lmf.data.sources import Filter, Source
 
-Kind = Callable[[np.random.Generator, int, int, Palette, int], Array]
+Kind = Callable[[np.random.Generator, Canvas, Palette], None]
 KINDS: Mapping[str, Kind] = {
     "text": drawings.text,
     "labels": drawings.labels,
@@ -33,6 +34,7 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
+SAMPLES = 32  # per LR pixel and side, at least
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 GREYS = (
     Palette(WHITE, [BLACK]),
@@ -56,21 +58,24 @@ def draw(
     *,
     palette: Palette | None = None,
     samples: int = 4,
+    scale: float = 1.0,
 ) -> Array:
     """Draw a random picture.
 
-    The same state of ``rng`` and the same arguments give the same picture.
+    The same state of ``rng`` and the same arguments give the same picture. With another ``scale`` they give the same
+    drawing at another size, rasterised anew.
 
     Args:
-        rng: the source of all choices. `Graphics` uses ``np.random.default_rng((2, 1, n))``; seed others otherwise.
-        height: rows of the picture, at least 16.
-        width: columns of the picture, at least 16.
+        rng: the source of all choices. `Graphics` uses ``np.random.default_rng((2, 7, n))``; seed others otherwise.
+        height: height of the picture at scale 1 in pixels, at least 16.
+        width: its width, at least 16.
         kind: one of `KINDS`; None draws one.
         palette: colours of the picture; None draws some with `Palette.random`, of which half are grey.
         samples: samples per pixel and side, whose mean is the colour of a pixel.
+        scale: size of the picture and of all that is on it, in proportion to ``height`` and ``width``.
 
     Returns:
-        uint8 (H, W, 3).
+        uint8 (round(height * scale), round(width * scale), 3).
 
     Raises:
         DataError: if ``kind`` is unknown, a size is too small, or a font is missing.
@@ -83,50 +88,60 @@ def draw(
         raise DataError(f"graphics need 16 x 16 pixels and 1 sample, got {height} x {width} and {samples}")
     if palette is None:
         palette = Palette.random(rng, grey=bool(rng.random() < 0.5))
-    return KINDS[kind](rng, height, width, palette, samples)
+    canvas = Canvas(height, width, palette.background, samples, scale)
+    KINDS[kind](rng, canvas, palette)
+    return canvas.pixels()
 
 
 class Graphics(Source):
     """A fixed set of 24 graphics, two of each kind, of which the first is grey.
 
-    The pictures are drawn on first use with 8 x 8 samples per pixel.
+    The pictures for scale s are drawn at s times the size, so that their LR pictures show the same at every scale, with
+    lines as thin and letters as small as on a screen. They are drawn on first use.
 
     Args:
         root: folder for the pictures. They lie in a subfolder whose name changes with the drawing code and the
             libraries that draw.
-        side: height and width of the pictures.
+        side: height and width of the LR pictures.
+        scale: the scale that the pictures are for.
     """
 
-    def __init__(self, root: str | Path, side: int = 384) -> None:
-        self.root, self.side = Path(root).expanduser(), side
+    faults = True
 
-    def prepare(self) -> None:
-        """Draw the pictures that are missing.
+    def __init__(self, root: str | Path, side: int = 96, scale: float = 4.0) -> None:
+        self.root, self.side, self.scale = Path(root).expanduser(), side, scale
+
+    def at(self, scale: float) -> Graphics:
+        """Return the same drawings for another scale."""
+        return Graphics(self.root, self.side, scale)
+
+    def files(self, usable: Filter = list) -> list[Path]:
+        """Return the pictures, which are drawn if they do not exist, in the order of `KINDS`.
 
         Raises:
             DataError: if a font is missing or the folder cannot be written.
         """
-        for number, path in enumerate(self._paths()):
+        paths = self._paths()
+        for number, path in enumerate(paths):
             if path.is_file():
                 continue
-            index, palettes = number // 2, (GREYS, COLOURS)[number % 2]
-            kind, palette = list(KINDS)[index], palettes[(index + index // 4) % 4]
-            rng = np.random.default_rng((2, 1, number))
-            picture = draw(rng, self.side, self.side, kind, palette=palette, samples=8)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                io.write(path, picture)
+                io.write(path, self._picture(number))
             except (OSError, io.ImageError) as error:
                 raise DataError(f"cannot write the graphics: {error}") from error
+        return paths
 
-    def files(self, usable: Filter = list) -> list[Path]:
-        """Return the pictures, which are drawn if needed, in the order of `KINDS`."""
-        self.prepare()
-        return self._paths()
+    def _picture(self, number: int) -> Array:
+        """Draw picture ``number``, uint8 (H, W, 3)."""
+        index, palettes = number // 2, (GREYS, COLOURS)[number % 2]
+        kind, palette = list(KINDS)[index], palettes[(index + index // 4) % 4]
+        rng, samples = np.random.default_rng((2, 7, number)), max(2, math.ceil(SAMPLES / self.scale))
+        return draw(rng, self.side, self.side, kind, palette=palette, samples=samples, scale=self.scale)
 
     def _paths(self) -> list[Path]:
         """Return the files of all pictures, which may not exist."""
         code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
-        versions = f"{PIL.__version__} {np.__version__} {self.side}".encode()
+        versions = f"{PIL.__version__} {np.__version__} {self.side} {self.scale:g}".encode()
         folder = self.root / hashlib.sha256(b"\0".join([*code, versions])).hexdigest()[:16]
         return [folder / f"{kind}_{tone}.png" for kind in KINDS for tone in ("grey", "colour")]

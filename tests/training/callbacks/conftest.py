@@ -16,6 +16,7 @@ class EvalSet:
     dataset: str
     scale: float
     protocol: str = "raw"
+    faults: bool = False
     items: list = field(default_factory=list)
 
     def __post_init__(self) -> None:
