@@ -44,6 +44,8 @@ Enlarge pictures by any factor. Train and evaluate the models that do it.
   lmf --hydra-help                       explain the KEY=VALUE form
   lmf --version"""
 
+CAPTION = "GMAC (10^9 multiply-adds, 160x90 pixels)\nand PSNR (dB, by test set) at x4"
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command.
@@ -228,20 +230,21 @@ def models(arguments: Sequence[str]) -> None:
     parser.parse_args(arguments)
     cards = lmf.list_models()
     measured = dict.fromkeys(key for card in cards.values() for key in card.get("results", {}) if key.endswith("_x4"))
-    table = Table(box=SIMPLE_HEAD, caption="test sets: PSNR in dB at x4", caption_justify="left")
-    for heading in ("model", "encoder", "decoder", "parameters", *(key.removesuffix("_x4") for key in measured)):
-        table.add_column(heading, no_wrap=True)
+    table = Table(box=SIMPLE_HEAD, caption=CAPTION, caption_justify="left", padding=(0, 1, 0, 0))
+    table.add_column("model", no_wrap=True)
+    for heading in ("parameters", "MB", "GMAC", *(key.removesuffix("_x4") for key in measured)):
+        table.add_column(heading, no_wrap=True, justify="right")
     for name, card in cards.items():
-        model, results = lmf.load(name), card.get("results", {})
-        parameters = f"{sum(p.numel() for p in model.parameters()):,}"
+        results, gmacs = card.get("results", {}), card.get("costs", {}).get("gmacs", {})
         psnr = [f"{results[key]['psnr']:.2f}" if key in results else "" for key in measured]
-        table.add_row(name, type(model.encoder).__name__, type(model.decoder).__name__, parameters, *psnr)
+        size = f"{card['parameters']:,}", f"{card['bytes'] / 1e6:.1f}"
+        table.add_row(name, *size, f"{gmacs['x4']:.1f}" if "x4" in gmacs else "", *psnr)
     console = Console()
     console.print(table)
-    for fact in ("data", "licence"):
+    for fact, heading in (("data", "trained on"), ("limits", "limits"), ("licence", "licence")):
         for text in dict.fromkeys(card[fact] for card in cards.values() if fact in card):
             names = ", ".join(name for name, card in cards.items() if card.get(fact) == text)
-            console.print(f"{fact} of {names}: {text}\n", markup=False, highlight=False)
+            console.print(f"{heading} ({names}): {text}\n", markup=False, highlight=False)
 
 
 SUBCOMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"upscale": upscale, "models": models}

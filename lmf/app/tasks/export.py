@@ -13,9 +13,15 @@ from omegaconf import DictConfig
 from lmf import checkpoint
 from lmf.app import version
 from lmf.app.tasks.common import checkpoint_file, last_config, load
+from lmf.benchmark.cost import count
 from lmf.errors import UserError, one_line
+from lmf.io import ORIENTATIONS
+from lmf.model import SRModel
 
 log = logging.getLogger(__name__)
+
+QUALITY = ("psnr", "ssim", "colour_share", "raw_max")  # the columns of results that a card keeps
+COST_SIZE, COST_SCALES = (90, 160), (2, 3, 4, 6, 8, 12)
 
 
 def run(config: DictConfig) -> None:
@@ -30,8 +36,10 @@ def run(config: DictConfig) -> None:
     source = checkpoint_file(config)
     card = known(source) | facts(config.card)
     for file in config.results:
-        card.setdefault("results", {}).update(results(Path(file)))
+        for measured, values in results(Path(file)).items():
+            card.setdefault("results", {}).setdefault(measured, {}).update(values)
     model = load(config)
+    card["costs"] = costs(model)
     output.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(model, output, card, half=config.half)
     log.info(f"{output}: {output.stat().st_size / 2**20:.1f} MiB, {', '.join(card) or 'an empty card'}")
@@ -90,20 +98,38 @@ def facts(path: str | None) -> dict[str, Any]:
     return content
 
 
-def results(path: Path) -> dict[str, dict[str, float]]:
-    """Read PSNR and SSIM from a results.json.
+def costs(model: SRModel) -> dict[str, Any]:
+    """Return the multiply-adds of enlarging one picture, by scale.
 
     Returns:
-        ``{"set5_x4": {"psnr": ..., "ssim": ..., ...}}``, rounded to 4 decimals.
+        ``{"lr_size": [90, 160], "gmacs": {"x4": ...}, "self_ensemble": 8}``: 10^9 multiply-adds of a picture of
+        90 x 160 pixels, encoder included, and the number of passes of a self-ensemble.
+    """
+    gmacs = {f"x{scale}": round(count(model, COST_SIZE, scale=scale).total_macs / 1e9, 1) for scale in COST_SCALES}
+    return {"lr_size": list(COST_SIZE), "gmacs": gmacs, "self_ensemble": len(ORIENTATIONS)}
+
+
+def results(path: Path) -> dict[str, dict[str, float]]:
+    """Read the quality from a results.json.
+
+    Returns:
+        ``{"set5_x4": {"psnr": ..., "ssim": ..., ...}}``, rounded to 4 decimals, shares to 6. Values of a self-ensemble
+        are called ``self_ensemble_psnr`` and so on.
 
     Raises:
         UserError: if the file is not a results.json of ``task=test``.
     """
     try:
-        rows = json.loads(path.read_text())
-        return {
-            f"{row['set']}_x{row['scale']:g}": {k: round(v, 4) for k, v in row.items() if k.endswith(("psnr", "ssim"))}
-            for row in rows
-        }
+        found: dict[str, dict[str, float]] = {}
+        for row in json.loads(path.read_text()):
+            prefix = "self_ensemble_" if row.get("self_ensemble") else ""
+            found.setdefault(f"{row['set']}_x{row['scale']:g}", {}).update(
+                {
+                    name if name.startswith("bicubic_") else prefix + name: round(value, 6 if "share" in name else 4)
+                    for name, value in row.items()
+                    if name.endswith(QUALITY)
+                }
+            )
+        return found
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"results={path}: not a results.json of task=test ({one_line(error, limit=200)})") from error
