@@ -27,7 +27,9 @@ ALLOWED = {
     "model": {"decoders", "encoders", "errors", "grid", "io", "renderers"},
     "data": {"errors", "io", "metrics"},
     "checkpoint": {"decoders", "encoders", "errors", "io", "model", "weights"},
-    "benchmark": {"data", "decoders", "errors", "grid", "io", "kernels", "memory", "model", "precision", "renderers"},
+    "benchmark": {
+        "data", "decoders", "errors", "grid", "io", "kernels", "memory", "metrics", "model", "precision", "renderers",
+    },
     "inference": {"errors", "grid", "io", "memory", "model", "renderers"},
     "calibration": {"data", "grid", "io", "kernels", "model", "renderers"},
     "training": {
