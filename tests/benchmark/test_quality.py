@@ -82,10 +82,13 @@ def test_one_command_measures_and_plots(compose, photos, tmp_path, capsys):
 
 def test_the_plot_leads_from_a_model_to_its_self_ensemble():
     point = quality.Point("ours", False, "fused", "set5", 4, 5, 32.0, 21.4, 0.1)
-    figure = quality.plot([replace(point, self_ensemble=True, psnr=32.2, seconds=0.8), point])
+    bicubic = replace(point, model="bicubic", psnr=28.4, gmacs=0.0, seconds=0.002)
+    averaged = replace(bicubic, self_ensemble=True), replace(point, self_ensemble=True, psnr=32.2, seconds=0.8)
+    figure = quality.plot([*averaged, point, bicubic])
     (axes,) = figure.axes
     line = axes.lines[0]
     assert [*line.get_xdata()] == [0.1, 0.8]
     assert [*line.get_ydata()] == [32.0, 32.2]
-    assert [text.get_text() for text in axes.texts] == ["ours"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["ours 32.00", "self-ensemble"]
+    assert axes.get_title() == "set5, x4; bicubic 28.40 dB in 0.002 s"
     assert axes.get_xscale() == "log"

@@ -16,7 +16,7 @@ from rich.progress import track
 
 from lmf import checkpoint
 from lmf.app import runs
-from lmf.app.tasks.common import build, check_data, device_of, make_renderer, save_config
+from lmf.app.tasks.common import averaging, build, check_data, device_of, make_renderer, save_config
 from lmf.app.tasks.trainer import quieten
 from lmf.benchmark import plots, quality, runner, tables, throughput
 from lmf.errors import UserError
@@ -39,16 +39,15 @@ def run(config: DictConfig) -> None:
     """
     task, output = config.task, Path(config.paths.output)
     runs.check_output(output)
-    device = device_of(config)
+    device, averaged = device_of(config), averaging(config)
     if isinstance(task.models, str):
         raise UserError(f"task.models must be a list, such as [{task.models}], got {task.models}")
     models = {str(name): find(config, str(name)).to(device) for name in task.models}
     sizes = [pair(size) for size in task.sizes]
     sets = test_sets(config) if task.quality else []
     save_config(config, output)
-    averaging = [config.self_ensemble] if isinstance(config.self_ensemble, bool) else list(config.self_ensemble)
     precisions = [str(p) for p in task.precisions]
-    cases = runner.plan(models, sizes, task.scales, task.backends, precisions, averaging)
+    cases = runner.plan(models, sizes, task.scales, task.backends, precisions, averaged)
     if task.time:
         rows = runner.measure(
             models,
@@ -59,7 +58,7 @@ def run(config: DictConfig) -> None:
             progress=lambda turns: track(turns, description="measuring", transient=True),
         )
     else:
-        once = runner.plan(models, sizes, task.scales, task.backends[:1], self_ensembles=averaging)
+        once = runner.plan(models, sizes, task.scales, task.backends[:1], self_ensembles=averaged)
         rows = runner.count(models, once)
     runner.save(rows, output)
     plots.save(rows, output)
