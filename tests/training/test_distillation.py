@@ -86,16 +86,17 @@ def test_options_are_positive(model, options):
 
 
 def test_a_run_learns_from_a_teacher_and_does_not_keep_it(compose, tmp_path):
-    still = [o for o in TINY if not o.startswith(("schedule.epochs", "schedule.patch"))] + ["schedule.patch=16"]
-    pipeline.run(compose(*still, "schedule.epochs=1", output=tmp_path / "teacher"))
-    taught = (*still, "schedule.epochs=1", "schedule.graphics=0.5", "+schedule.teacher.model=" + str(tmp_path / "teacher"),
-              "+schedule.teacher.weight=1", "+schedule.teacher.queries=8")  # fmt: skip
-    pipeline.run(compose(*still, "schedule.epochs=1", "schedule.graphics=0.5", output=tmp_path / "alone"))
-    pipeline.run(compose(*taught, output=tmp_path / "student"))
-    load = lambda name: torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]  # noqa: E731
-    alone, student = load("alone"), load("student")
-    assert alone.keys() == student.keys()
-    assert any(not torch.equal(alone[key], student[key]) for key in alone)
+    options = (*TINY, "schedule.epochs=1", "schedule.patch=16", "schedule.graphics=0.5")
+    pipeline.run(compose(*options, output=tmp_path / "alone"))
+    teacher = f"+schedule.teacher={{model: '{tmp_path / 'alone'}', weight: 1, queries: 8}}"
+    pipeline.run(compose(*options, teacher, output=tmp_path / "taught"))
+
+    def weights(name):
+        return torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+    alone, taught = weights("alone"), weights("taught")
+    assert alone.keys() == taught.keys()
+    assert any(not torch.equal(alone[key], taught[key]) for key in alone)
 
 
 def test_cached_crops_and_a_teacher_exclude_each_other(compose, tmp_path, caplog):
