@@ -43,16 +43,21 @@ def axis(cells: float, start: int = 0, stop: int | None = None, device: torch.de
 
 @dataclass(frozen=True)
 class Strip:
-    """Rows ``start .. stop - 1`` of an image of ``height`` rows, treated as a separate image."""
+    """Rows (or columns) ``start .. stop - 1`` of an image of ``length`` rows, treated as a separate image."""
 
     start: int
     stop: int
-    height: int
+    length: int
 
     @property
     def size(self) -> int:
         """Number of rows."""
         return self.stop - self.start
+
+    @property
+    def stretch(self) -> float:
+        """Factor from coordinate differences of the whole image to those of the strip."""
+        return self.length / self.size
 
     def within(self, y: Tensor) -> Tensor:
         """Convert row coordinates of the whole image to coordinates of the strip.
@@ -66,10 +71,10 @@ class Strip:
         Returns:
             (n,), which may lie beyond [-1, 1].
         """
-        row = (((y + 1) * self.height - 1) / 2).round().long().clamp(self.start, self.stop - 1)
-        centre = axis(self.height, device=y.device)[row]
+        row = (((y + 1) * self.length - 1) / 2).round().long().clamp(self.start, self.stop - 1)
+        centre = axis(self.length, device=y.device)[row]
         strip_centre = axis(self.size, device=y.device)[row - self.start]
-        return ((y - centre) * (self.height / self.size)) + strip_centre
+        return ((y - centre) * self.stretch) + strip_centre
 
 
 @dataclass(frozen=True)
@@ -79,13 +84,15 @@ class Grid:
     Attributes:
         cells: rows and columns of the whole picture over [-1, 1]^2; may be fractional, see `axis`.
         rows, cols: half-open ranges of pixel indices.
-        strip: if set, [-1, 1] spans this strip of the LR image, and `cell` and `coord` use its coordinates.
+        strip: if set, [-1, 1] spans these rows of the LR image along y, and `cell` and `coord` use their coordinates.
+        column_strip: the same for columns and x.
     """
 
     cells: tuple[float, float]
     rows: tuple[int, int]
     cols: tuple[int, int]
     strip: Strip | None = None
+    column_strip: Strip | None = None
 
     @classmethod
     def of(cls, height: int, width: int) -> Grid:
@@ -100,8 +107,23 @@ class Grid:
     @property
     def cell(self) -> tuple[float, float]:
         """Height and width of one output pixel in coordinates, (2 / H, 2 / W)."""
-        stretch = self.strip.height / self.strip.size if self.strip else 1
-        return 2 / self.cells[0] * stretch, 2 / self.cells[1]
+        y, x = (strip.stretch if strip else 1 for strip in self.strips)
+        return 2 / self.cells[0] * y, 2 / self.cells[1] * x
+
+    @property
+    def strips(self) -> tuple[Strip | None, Strip | None]:
+        """The strips of the LR image along y and x."""
+        return self.strip, self.column_strip
+
+    def latents(self, size: Size) -> Grid:
+        """Return the grid of the latents that [-1, 1] spans, as a part of the grid of all latents.
+
+        Args:
+            size: (h, w) of the latents within the strips.
+        """
+        strips = [strip or Strip(0, n, n) for strip, n in zip(self.strips, size, strict=True)]
+        rows, cols = ((strip.start, strip.stop) for strip in strips)
+        return replace(self, cells=(strips[0].length, strips[1].length), rows=rows, cols=cols)
 
     def band(self, start: int, stop: int) -> Grid:
         """Return rows ``start .. stop - 1`` of this rectangle."""
@@ -112,7 +134,8 @@ class Grid:
     ) -> tuple[Tensor, Tensor]:
         """Return the pixel centres along y (rows,) and along x (cols,), computed in float32 and converted."""
         y, x = (axis(n, *span, device=device) for n, span in zip(self.cells, (self.rows, self.cols), strict=True))
-        return (self.strip.within(y) if self.strip else y).to(dtype), x.to(dtype)
+        y, x = (strip.within(c) if strip else c for strip, c in zip(self.strips, (y, x), strict=True))
+        return y.to(dtype), x.to(dtype)
 
     def coord(self, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return all pixel centres in row-major order (rows * cols, 2); see `axes`."""

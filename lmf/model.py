@@ -197,11 +197,14 @@ class Enlargement:
 
     def strip(self, start: int, stop: int) -> Enlargement:
         """Compute the same output pixels from rows ``start .. stop - 1`` of ``image`` alone."""
-        height = self.image.shape[-2]
-        if (start, stop) == (0, height):
-            return self
-        target = replace(self.target, strip=Strip(start, stop, height))
-        return replace(self, image=self.image[:, :, start:stop], target=target)
+        return self.part((start, stop), (0, self.image.shape[-1]))
+
+    def part(self, rows: tuple[int, int], cols: tuple[int, int]) -> Enlargement:
+        """Compute the same output pixels from half-open ranges of ``rows`` and ``cols`` of ``image`` alone."""
+        image, strips = self.image[:, :, slice(*rows), slice(*cols)], []
+        for span, length in zip((rows, cols), self.image.shape[-2:], strict=True):
+            strips.append(None if span == (0, length) else Strip(*span, length))
+        return replace(self, image=image, target=replace(self.target, strip=strips[0], column_strip=strips[1]))
 
 
 _LOCK = threading.Lock()
