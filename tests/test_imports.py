@@ -28,14 +28,17 @@ ALLOWED = {
     "data": {"errors", "io", "metrics"},
     "checkpoint": {"decoders", "encoders", "errors", "io", "model", "weights"},
     "benchmark": {"data", "decoders", "errors", "grid", "io", "kernels", "memory", "model", "precision", "renderers"},
-    "inference": {"errors", "grid", "io", "memory", "model", "renderers"},
+    "inference": {"decoders", "errors", "grid", "io", "memory", "model", "renderers"},
     "calibration": {"data", "grid", "io", "kernels", "model", "renderers"},
     "training": {
         "benchmark", "checkpoint", "decoders", "encoders", "errors", "grid", "io", "metrics", "model", "renderers",
     },
+    "web": {
+        "benchmark", "checkpoint", "decoders", "encoders", "errors", "grid", "inference", "io", "model", "renderers",
+    },
     "app": {
         "benchmark", "calibration", "checkpoint", "data", "errors", "inference", "io", "model", "precision",
-        "renderers", "training", "weights",
+        "renderers", "training", "web", "weights",
     },
 }  # fmt: skip
 CONFIGS = {"app"}  # the parts that see Hydra or OmegaConf
@@ -93,4 +96,15 @@ def test_the_package_is_light():
     modules = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     roots = {name.partition(".")[0] for name in modules}
     assert "torch" in roots
-    assert not roots & {"lightning", "hydra", "omegaconf", "wandb", "torchmetrics", "matplotlib", "skimage"}
+    heavy = {
+        "lightning",
+        "hydra",
+        "omegaconf",
+        "wandb",
+        "torchmetrics",
+        "matplotlib",
+        "skimage",
+        "starlette",
+        "uvicorn",
+    }
+    assert not roots & heavy

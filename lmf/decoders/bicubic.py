@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,9 +59,9 @@ class Bicubic(Decoder):
                 rgb = rgb + weight * grid.take(latent.pixels, y * w + x)
         return torch.as_tensor(rgb)
 
-    def render(self, latent: ImageLatent, target: grid.Grid, cell: Tensor) -> Tensor:
+    def render(self, latent: Any, target: grid.Grid, cell: Tensor) -> Tensor:
         """Sample rows, then columns, which takes a fraction of the work of `query`."""
-        out = latent.pixels.permute(0, 3, 1, 2)  # (B, 3, h, w)
+        out: Tensor = latent.pixels.permute(0, 3, 1, 2)  # (B, 3, h, w)
         for dim, centres in zip((2, 3), target.axes(cell.device, cell.dtype), strict=True):
             n = out.shape[dim]
             position = ((centres + 1) * n - 1) / 2

@@ -194,7 +194,7 @@ def enlarged(
     lr = [to_network(plane.to(model.device)) for plane in planes]
     top = 0
     for bands in zip(*(tiling.bands(model, plane, size, tile, renderer) for plane in lr), strict=True):
-        yield compose([from_network(band) for band in bands], top, size[0])
+        yield compose([from_network(band) for band in bands], io.Window(top, 0, size))
         top += bands[0].shape[2]
 
 

@@ -88,7 +88,7 @@ class Features:
         """Store ``feat`` (1, C, rows, cols) at ``box``."""
         values = np.ascontiguousarray(feat[0].permute(1, 2, 0).float().cpu().numpy())
         for row, line in zip(range(*box[0]), values, strict=True):
-            data, at = memoryview(line).cast("B"), self._offset(row, box)
+            data, at = line.data.cast("B"), self._offset(row, box)
             while data:
                 written = os.pwrite(self._file.fileno(), data, at)
                 data, at = data[written:], at + written
@@ -98,7 +98,7 @@ class Features:
         (top, bottom), (left, right) = box
         out = np.empty((bottom - top, right - left, self.channels), dtype=np.float32)
         for row, line in zip(range(top, bottom), out, strict=True):
-            os.preadv(self._file.fileno(), [memoryview(line).cast("B")], self._offset(row, box))
+            os.preadv(self._file.fileno(), [line.data.cast("B")], self._offset(row, box))
         return torch.from_numpy(out)[None].permute(0, 3, 1, 2)
 
     def _offset(self, row: int, box: Box) -> int:
@@ -146,7 +146,7 @@ class Views:
 
     def missing(self, size: Size, view: Box) -> list[Box]:
         """Return the tiles that must be encoded before ``view`` of the enlargement to ``size`` can be rendered."""
-        needed = self._widened(self._covered(size, view), size)
+        needed = self._widened(self.region(size, view), size)
         return [tile for tile in self.tiles if tile not in self.encoded and meets(tile, needed)]
 
     def render(self, size: Size, view: Box, renderer: Renderer) -> Tensor:
@@ -185,6 +185,12 @@ class Views:
             for first, last in tiling.cut(*rows, max(1, tiling.PIXELS // size[1])):
                 yield self.render(size, ((first, last), (0, size[1])), renderer)
 
+    def region(self, size: Size, view: Box) -> Box:
+        """Return the LR rectangle, of whole patches, whose latents a renderer that is not pointwise gets."""
+        needed = self._widened(self._covered(size, view), size)
+        within = [patch for patch in self.patches if meets(patch, needed)]
+        return (within[0][0][0], within[-1][0][1]), (within[0][1][0], within[-1][1][1])
+
     def close(self) -> None:
         """Drop the latents of this picture from the cache."""
         self.cache.forget(self._key)
@@ -196,9 +202,7 @@ class Views:
     def _pixels(self, patch: Box, size: Size) -> Box:
         """Return the output pixels whose upper left corners lie in ``patch``; patches share none."""
         spans = []
-        for (start, stop), scale, total, n in zip(
-            patch, self._scales(size), size, self.image.shape[-2:], strict=True
-        ):
+        for (start, stop), scale, total, n in zip(patch, self._scales(size), size, self.image.shape[-2:], strict=True):
             first, last = math.ceil(start * scale), total if stop == n else math.ceil(stop * scale)
             spans.append((min(first, total), min(last, total)))
         return spans[0], spans[1]
@@ -229,18 +233,16 @@ class Views:
         return part, latent
 
     def _joined(self, whole: Enlargement, size: Size, view: Box) -> tuple[Box, Latent]:
-        """Join the latents of all patches around ``view``; return the rectangle that they cover, and the latent."""
-        region = self._widened(self._covered(size, view), size)
-        shown = [patch for patch in self.patches if meets(patch, region)]
+        """Return `region` and its latent, joined from those of its patches."""
+        region = self.region(size, view)
         lines: dict[Span, list[Latent]] = {}
-        for rows, cols in shown:
-            around, latent = self._widened((rows, cols), size), self._latent(whole, (rows, cols), size)[1]
-            lines.setdefault(rows, []).append(
-                cropped(latent, ((rows[0] - around[0][0], rows[1] - around[0][0]),
-                                 (cols[0] - around[1][0], cols[1] - around[1][0])))
-            )  # fmt: skip
-        latent = joined([joined(line, 1) for line in lines.values()], 0)
-        return ((shown[0][0][0], shown[-1][0][1]), (shown[0][1][0], shown[-1][1][1])), latent
+        for patch in self.patches:
+            if meets(patch, region):
+                latent = self._latent(whole, patch, size)[1]
+                (top, _), (left, _) = self._widened(patch, size)
+                (a, b), (c, d) = patch
+                lines.setdefault((a, b), []).append(cropped(latent, ((a - top, b - top), (c - left, d - left))))
+        return region, joined([joined(line, 1) for line in lines.values()], 0)
 
 
 def cropped(latent: Latent, box: Box) -> Latent:
