@@ -64,6 +64,7 @@ function draw() {
 
   const exact = isExact(frames.a, loaders.a) && (!comparing || isExact(frames.b, loaders.b));
   canvas.dataset.state = exact ? "exact" : "coarse";
+  canvas.dataset.origin = `${view.origin.top} ${view.origin.left}`;
   describe(exact, comparing, levels);
 }
 
@@ -78,21 +79,22 @@ function isExact(frame, loader) {
 function describe(exact, comparing, levels) {
   if (document.activeElement !== $("scale")) $("scale").value = +view.scale.toFixed(3);
   const frame = frames.a;
-  const parts = [`x${+view.scale.toFixed(3)}`, exact ? "exact" : "coarse"];
-  if (!exact && encoded < 1) parts.push(`encoder at ${Math.round(100 * encoded)} %`);
+  const scale = `x${+view.scale.toFixed(3)}`;
+  const waits = !exact && encoded < 1;
+  $("status").textContent = exact ? `${scale}, exact` : waits ? `${scale}, encoder at ${Math.round(100 * encoded)} %` : `${scale}, coarse`;
   if (exact) {
     const { encoder, latent, render } = frame.macs;
     const pixels = frame.levels ? frame.levels.rendered.reduce((a, b) => a + b) : frame.rows * frame.columns;
-    parts.push(
+    const share = frame.levels ? ` (${Math.round(100 * frame.levels.share)} %)` : "";
+    $("figures").textContent = [
       `${frame.columns}×${frame.rows} of ${frame.width}×${frame.height}`,
       `${frame.ms} ms`,
-      `${pixels.toLocaleString("en")} pixels rendered` + (frame.levels ? ` (${Math.round(100 * frame.levels.share)} %)` : ""),
-      `${giga(render)} GMAC; once ${giga(latent)} for latents and ${giga(encoder)} for the encoder`,
-    );
-    if (levels && view.scale <= 4) parts.push("levels begin above x4");
+      `${pixels.toLocaleString("en")} pixels rendered${share}`,
+      `${giga(render)} GMAC (once: latents ${giga(latent)}, encoder ${giga(encoder)})`,
+      ...(levels && view.scale <= 4 ? ["levels begin above x4"] : []),
+    ].join(" · ");
   }
-  $("status").textContent = parts.join(" · ");
-  $("progress").hidden = exact || encoded >= 1;
+  $("progress").hidden = !waits;
   $("progress").value = encoded;
   canvas.setAttribute("aria-label", `${view.picture.name}, ${view.picture.width} by ${view.picture.height} pixels, at x${+view.scale.toFixed(2)}`);
 
