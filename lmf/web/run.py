@@ -82,4 +82,5 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
-        raise UserError(f"cannot listen on {host}, port {port} ({reason(error)}); port 0 takes a free one") from error
+        why = os.strerror(error.errno) if error.errno else reason(error)  # its own text repeats the address
+        raise UserError(f"cannot listen on {host}, port {port} ({why}); port 0 takes a free one") from error
