@@ -6,15 +6,10 @@ A rectangle equals the same pixels of `SRModel.render` up to float32 rounding, a
 from __future__ import annotations
 
 import math
-import os
-import tempfile
-import threading
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,87 +17,13 @@ from lmf.decoders.base import Latent
 from lmf.errors import UserError
 from lmf.grid import Size
 from lmf.inference import tiling
+from lmf.inference.stores import Box, Cache, Features, Span, bytes_of
 from lmf.model import Enlargement, SRModel
 from lmf.renderers import Renderer
 
 TILE = 256  # side of an encoder tile in LR pixels: a view must not wait for long
 PATCH = 64  # side of a patch of latents in LR pixels: what dragging a view adds
-LATENTS = 1 << 30  # bytes
-
-Span = tuple[int, int]  # half-open
-Box = tuple[Span, Span]  # rows, columns
-
-
-class Cache:
-    """The latents that were used last, up to ``limit`` bytes; several `Views` may share it. Safe for threads."""
-
-    def __init__(self, limit: int = LATENTS) -> None:
-        self.limit = limit
-        self._held: OrderedDict[tuple[object, ...], tuple[Latent, int]] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple[object, ...]) -> Latent | None:
-        """Return the latent stored under ``key``; None if there is none."""
-        with self._lock:
-            if key not in self._held:
-                return None
-            self._held.move_to_end(key)
-            return self._held[key][0]
-
-    def put(self, key: tuple[object, ...], latent: Latent) -> None:
-        """Store ``latent`` and drop those used longest ago beyond the limit."""
-        size = sum(t.nbytes for t in latent.tensors().values())
-        with self._lock:
-            self._drop([key] if key in self._held else [])
-            self._held[key] = latent, size
-            self._bytes += size
-            while self._bytes > self.limit:
-                self._drop([next(iter(self._held))])
-
-    def forget(self, owner: object) -> None:
-        """Drop all latents whose key begins with ``owner``."""
-        with self._lock:
-            self._drop([key for key in self._held if key[0] is owner])
-
-    def _drop(self, keys: Iterable[tuple[object, ...]]) -> None:
-        for key in keys:
-            self._bytes -= self._held.pop(key)[1]
-
-
-class Features:
-    """The features of one picture in a temporary file, written and read by rectangle.
-
-    The file has no name, so that it disappears with the process. Memory does not grow with the picture.
-
-    Args:
-        channels: width C of the features.
-        size: (h, w).
-    """
-
-    def __init__(self, channels: int, size: Size) -> None:
-        self.channels, self.size = channels, size
-        self._file = tempfile.TemporaryFile(prefix="lmf-features-")  # noqa: SIM115 (closed with this object)
-
-    def write(self, box: Box, feat: Tensor) -> None:
-        """Store ``feat`` (1, C, rows, cols) at ``box``."""
-        values = np.ascontiguousarray(feat[0].permute(1, 2, 0).float().cpu().numpy())
-        for row, line in zip(range(*box[0]), values, strict=True):
-            data, at = line.data.cast("B"), self._offset(row, box)
-            while data:
-                written = os.pwrite(self._file.fileno(), data, at)
-                data, at = data[written:], at + written
-
-    def read(self, box: Box) -> Tensor:
-        """Return the features (1, C, rows, cols) at ``box``, channels-last in memory."""
-        (top, bottom), (left, right) = box
-        out = np.empty((bottom - top, right - left, self.channels), dtype=np.float32)
-        for row, line in zip(range(top, bottom), out, strict=True):
-            os.preadv(self._file.fileno(), [line.data.cast("B")], self._offset(row, box))
-        return torch.from_numpy(out)[None].permute(0, 3, 1, 2)
-
-    def _offset(self, row: int, box: Box) -> int:
-        return (row * self.size[1] + box[1][0]) * self.channels * 4
+Lattice = tuple[list[Span], list[Span]]  # the rows and the columns of boxes
 
 
 class Views:
@@ -128,8 +49,9 @@ class Views:
         self.features = Features(model.encoder.out_channels, (h, w))
         whole = max(h, w)
         reach = model.decoder.receptive_field
-        self.tiles = boxes((h, w), whole if model.encoder.receptive_field is None else tile)
-        self.patches = boxes((h, w), whole if reach is None else patch)
+        self._tiles = cut((h, w), whole if model.encoder.receptive_field is None else tile)
+        self._patches = cut((h, w), whole if reach is None else patch)
+        self.tiles = [*product(*self._tiles)]
         self.encoded: set[Box] = set()
         self._key = object()
 
@@ -147,7 +69,7 @@ class Views:
     def missing(self, size: Size, view: Box) -> list[Box]:
         """Return the tiles that must be encoded before ``view`` of the enlargement to ``size`` can be rendered."""
         needed = self._widened(self.region(size, view), size)
-        return [tile for tile in self.tiles if tile not in self.encoded and meets(tile, needed)]
+        return [tile for tile in meeting(self._tiles, needed) if tile not in self.encoded]
 
     def render(self, size: Size, view: Box, renderer: Renderer) -> Tensor:
         """Render ``view`` (rows, columns) of the enlargement to ``size`` (H, W).
@@ -160,15 +82,14 @@ class Views:
         Raises:
             UserError: if the view does not lie in the enlargement.
         """
-        inside = all(0 <= a < b <= n for (a, b), n in zip(view, size, strict=True))
-        if not inside:
+        if not all(0 <= a < b <= n for (a, b), n in zip(view, size, strict=True)):
             raise UserError(f"a view must lie in the picture of {size[1]}x{size[0]} pixels, got {view}")
         whole = self.model.prepare(self.lr, size)
         if not renderer.pointwise:
             region, latent = self._joined(whole, size, view)
             return whole.part(*region).crop(*view).render(latent, renderer)
         out = whole.cell.new_empty(1, 3, *(stop - start for start, stop in view))
-        for patch in self.patches:
+        for patch in meeting(self._patches, self._covered(size, view)):
             shown = intersection(self._pixels(patch, size), view)
             if shown is not None:
                 part, latent = self._latent(whole, patch, size)
@@ -181,54 +102,74 @@ class Views:
 
         All tiles must be encoded.
         """
-        for rows in dict.fromkeys(self._pixels(patch, size)[0] for patch in self.patches):
-            for first, last in tiling.cut(*rows, max(1, tiling.PIXELS // size[1])):
-                yield self.render(size, ((first, last), (0, size[1])), renderer)
+        for span in self._patches[0]:
+            rows = self._pixel_span(0, span, size)
+            if rows[0] < rows[1]:
+                for first, last in tiling.cut(*rows, max(1, tiling.PIXELS // size[1])):
+                    yield self.render(size, ((first, last), (0, size[1])), renderer)
+
+    def ahead(self, share: float = 0.5) -> Iterator[None]:
+        """Compute the latents for scales above the trained ones, which are the same for all, one patch a step.
+
+        It ends at once if there are none, because the decoder does not clip cells, or if all together would take more
+        than ``share`` of the cache. All tiles must be encoded.
+        """
+        clip = self.model.decoder.clip_scale
+        if clip is None:
+            return
+        size = (math.ceil(self.size[0] * clip), math.ceil(self.size[1] * clip))
+        whole = self.model.prepare(self.lr, size)
+        patches = [*product(*self._patches)]
+        for patch in patches:
+            latent = self._latent(whole, patch, size)[1]
+            if bytes_of(latent) * len(patches) > share * self.cache.limit:
+                return
+            yield
 
     def region(self, size: Size, view: Box) -> Box:
         """Return the LR rectangle, of whole patches, whose latents a renderer that is not pointwise gets."""
-        needed = self._widened(self._covered(size, view), size)
-        within = [patch for patch in self.patches if meets(patch, needed)]
-        return (within[0][0][0], within[-1][0][1]), (within[0][1][0], within[-1][1][1])
+        return around(self._patches, self._widened(self._covered(size, view), size))
 
     def close(self) -> None:
         """Drop the latents of this picture from the cache."""
         self.cache.forget(self._key)
 
-    def _scales(self, size: Size) -> tuple[float, float]:
-        h, w = self.size
-        return size[0] / h, size[1] / w
+    def _pixel_span(self, axis: int, span: Span, size: Size) -> Span:
+        """Return the output rows (or columns) whose upper (left) edges lie in ``span``; patches share none."""
+        scale, total, n = size[axis] / self.size[axis], size[axis], self.image.shape[2 + axis]
+        first, last = (total if at == n else min(total, math.ceil(at * scale)) for at in span)
+        return first, last
 
     def _pixels(self, patch: Box, size: Size) -> Box:
-        """Return the output pixels whose upper left corners lie in ``patch``; patches share none."""
-        spans = []
-        for (start, stop), scale, total, n in zip(patch, self._scales(size), size, self.image.shape[-2:], strict=True):
-            first, last = math.ceil(start * scale), total if stop == n else math.ceil(stop * scale)
-            spans.append((min(first, total), min(last, total)))
-        return spans[0], spans[1]
+        return self._pixel_span(0, patch[0], size), self._pixel_span(1, patch[1], size)
 
     def _covered(self, size: Size, view: Box) -> Box:
-        """Return the rectangle of the patches that show ``view``."""
-        shown = [patch for patch in self.patches if intersection(self._pixels(patch, size), view)]
-        return (shown[0][0][0], shown[-1][0][1]), (shown[0][1][0], shown[-1][1][1])
+        """Return the LR rectangle of the patches that show ``view``."""
+        spans = []
+        for axis, (start, stop) in enumerate(view):
+            found = [(span, self._pixel_span(axis, span, size)) for span in self._patches[axis]]
+            shown = [span for span, (a, b) in found if max(a, start) < min(b, stop)]
+            spans.append((shown[0][0], shown[-1][1]))
+        return spans[0], spans[1]
 
     def _widened(self, box: Box, size: Size) -> Box:
         """Return ``box`` of LR pixels with everything that colours in it depend on."""
         reach = self.model.decoder.receptive_field
         spans = []
-        for (start, stop), scale, n in zip(box, self._scales(size), self.image.shape[-2:], strict=True):
-            margin = n if reach is None else reach + math.ceil(1 / scale)
+        for axis, (start, stop) in enumerate(box):
+            n = self.image.shape[2 + axis]
+            margin = n if reach is None else reach + math.ceil(self.size[axis] / size[axis])
             spans.append((max(0, start - margin), min(n, stop + margin)))
         return spans[0], spans[1]
 
     def _latent(self, whole: Enlargement, patch: Box, size: Size) -> tuple[Enlargement, Latent]:
         """Return the enlargement from the widened ``patch`` alone, and its latent."""
-        around = self._widened(patch, size)
-        part = whole.part(*around)
-        key = (self._key, around, *part.cell[0].tolist())
+        wide = self._widened(patch, size)
+        part = whole.part(*wide)
+        key = (self._key, wide, *part.cell[0].tolist())
         latent = self.cache.get(key)
         if latent is None:
-            latent = part.latent(self.features.read(around).to(self.image.device))
+            latent = part.latent(self.features.read(wide).to(self.image.device))
             self.cache.put(key, latent)
         return part, latent
 
@@ -236,12 +177,11 @@ class Views:
         """Return `region` and its latent, joined from those of its patches."""
         region = self.region(size, view)
         lines: dict[Span, list[Latent]] = {}
-        for patch in self.patches:
-            if meets(patch, region):
-                latent = self._latent(whole, patch, size)[1]
-                (top, _), (left, _) = self._widened(patch, size)
-                (a, b), (c, d) = patch
-                lines.setdefault((a, b), []).append(cropped(latent, ((a - top, b - top), (c - left, d - left))))
+        for patch in meeting(self._patches, region):
+            latent = self._latent(whole, patch, size)[1]
+            (top, _), (left, _) = self._widened(patch, size)
+            (a, b), (c, d) = patch
+            lines.setdefault((a, b), []).append(cropped(latent, ((a - top, b - top), (c - left, d - left))))
         return region, joined([joined(line, 1) for line in lines.values()], 0)
 
 
@@ -264,18 +204,27 @@ def joined(latents: list[Latent], axis: int) -> Latent:
     return replace(latents[0], size=(size[0], size[1]), **maps)
 
 
-def boxes(size: Size, side: int) -> list[Box]:
-    """Cut a picture of ``size`` into boxes of at most ``side`` rows and columns, in row-major order."""
-    rows, cols = (tiling.cut(0, n, side) for n in size)
-    return list(product(rows, cols))
+def cut(size: Size, side: int) -> Lattice:
+    """Cut a picture of ``size`` into rows and columns of boxes with sides of at most ``side``."""
+    return tiling.cut(0, size[0], side), tiling.cut(0, size[1], side)
+
+
+def meeting(lattice: Lattice, box: Box) -> list[Box]:
+    """Return the boxes of ``lattice`` that share a pixel with ``box``, in row-major order."""
+    rows, cols = (
+        [span for span in spans if max(span[0], start) < min(span[1], stop)]
+        for spans, (start, stop) in zip(lattice, box, strict=True)
+    )
+    return [*product(rows, cols)]
+
+
+def around(lattice: Lattice, box: Box) -> Box:
+    """Return the rectangle of all boxes of ``lattice`` that share a pixel with ``box``."""
+    first, *_, last = meeting(lattice, box) * 2
+    return (first[0][0], last[0][1]), (first[1][0], last[1][1])
 
 
 def intersection(a: Box, b: Box) -> Box | None:
     """Return the rectangle that two rectangles share; None if there is none."""
     (top, bottom), (left, right) = ((max(x[0], y[0]), min(x[1], y[1])) for x, y in zip(a, b, strict=True))
     return ((top, bottom), (left, right)) if top < bottom and left < right else None
-
-
-def meets(a: Box, b: Box) -> bool:
-    """Return whether two rectangles share a pixel."""
-    return intersection(a, b) is not None

@@ -17,7 +17,7 @@ import numpy as np
 from lmf import io
 from lmf.errors import UserError, explain
 from lmf.grid import Size
-from lmf.inference.views import Box
+from lmf.inference.stores import Box
 from lmf.web.scene import Picture, Scene
 from lmf.web.turns import Superseded, Turns
 

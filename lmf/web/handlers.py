@@ -20,7 +20,7 @@ from lmf.errors import UserError
 from lmf.web import messages
 from lmf.web.downloads import Download
 from lmf.web.scene import Picture
-from lmf.web.sessions import Gone, Session, Sessions
+from lmf.web.sessions import Session, Sessions
 from lmf.web.settings import SCALES
 
 PATIENCE = 1.0  # seconds that a frame waits for features before the page is told how far they are
@@ -144,7 +144,7 @@ class Handlers:
         if not scene.wait(size, view, PATIENCE, wanted):
             return JSONResponse({"encoded": scene.encoded}, status_code=202)
         with self.sessions.frames.turn(session.name, wanted):
-            frame = scene.frame(asked.scale, view, asked.budget)
+            frame = self.sessions.painter.submit(scene.frame, asked.scale, view, asked.budget).result()
         content, facts = messages.answer(frame, asked.raw)
         facts["encoded"] = scene.encoded
         return Response(content, headers={"lmf-frame": json.dumps(facts)}, media_type="application/octet-stream")
@@ -173,7 +173,7 @@ class Handlers:
             raise UserError("there is no download")
         if download.error is not None:
             raise UserError(download.error)
-        where = f"/file/{session.name}/{download.name}" if download.done else None
+        where = f"/file/{download.name}" if download.done else None
         return JSONResponse({"progress": download.progress, "file": where})
 
     def cancel_download(self, request: Request) -> Response:
@@ -186,10 +186,7 @@ class Handlers:
 
     def file(self, request: Request) -> Response:
         """Send the file of the download with this name."""
-        session = self.sessions.get(request.path_params["session"])
-        download = session.download
-        if download is None or download.name != request.path_params["name"] or not download.done:
-            raise Gone("there is no such download")
+        download = self.sessions.download(request.path_params["name"])
         headers = {"content-disposition": f"attachment; filename*=UTF-8''{quote(download.filename)}"}
         return FileResponse(download.path, headers=headers)
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lmf.errors import UserError
 from lmf.grid import Size
-from lmf.inference.views import Box
+from lmf.inference.stores import Box
 from lmf.model import target_size
 from lmf.web.downloads import Order
 from lmf.web.scene import Frame, displayed

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from torch import Tensor
 from lmf import io
 from lmf.errors import UserError, describe
 from lmf.grid import Size
-from lmf.inference.views import Box, Cache, Views
+from lmf.inference.stores import Box, Cache
+from lmf.inference.views import Views
 from lmf.io.colour import from_network, to_network
 from lmf.model import target_size
 from lmf.renderers import CMSR, Dense, Renderer, Stats
@@ -124,6 +126,10 @@ class Scene:
         method: the method.
         cache: holds latents, shared by all scenes.
         slow: turns of encoding.
+
+    Attributes:
+        error: why the features cannot be computed; None if they can.
+        finished: whether there is nothing left to compute in advance.
     """
 
     def __init__(self, picture: Picture, method: Method, cache: Cache, slow: Turns) -> None:
@@ -131,6 +137,8 @@ class Scene:
         self.picture, self.method, self.slow = picture, method, slow
         self.views = [Views(model, plane.to(model.device), cache) for plane in picture.planes]
         self.error: str | None = None
+        self.finished = False
+        self._ahead = chain.from_iterable(views.ahead() for views in self.views)
         self._progress = threading.Condition()
         self._focus: list[Box] = []
         self._asked = time.monotonic()
@@ -205,6 +213,11 @@ class Scene:
                     views.encode(tile)
         self.wake()
 
+    def look_ahead(self) -> None:
+        """Compute latents that the next views may need, once all features are there."""
+        with torch.inference_mode():
+            self.finished = next(self._ahead, self) is self
+
     def frame(self, scale: float, view: Box, budget: float | None = None) -> Frame:
         """Render a view of the enlargement by ``scale``.
 
@@ -259,21 +272,20 @@ class Scene:
 
 
 def encode(reference: weakref.ref[Scene], progress: threading.Condition) -> None:
-    """Encode the tiles of a scene one by one until it is gone."""
+    """Encode the tiles of a scene one by one, then look ahead, until all is done or the scene is gone."""
     while (scene := reference()) is not None:
-        tile = scene.next_tile()
-        if tile is not None:
-            try:
+        tile, complete = scene.next_tile(), scene.encoded == 1
+        try:
+            if tile is not None or complete:
                 with scene.slow.turn(scene.picture.user):
-                    scene.encode(tile)
-            except Exception as error:
-                log.exception("the encoder failed")
-                scene.error = f"the encoder failed: {describe(error)}"
-                scene.wake()
-        finished = scene.error is not None or scene.encoded == 1
-        del scene
-        if finished:
+                    scene.look_ahead() if tile is None else scene.encode(tile)
+        except Exception as error:
+            log.exception("the encoder failed")
+            scene.error = f"the encoder failed: {describe(error)}"
+            scene.wake()
+        if scene.finished or scene.error is not None:
             return
-        if tile is None:
+        del scene
+        if tile is None and not complete:
             with progress:
                 progress.wait(1)

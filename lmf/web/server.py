@@ -71,7 +71,7 @@ def create_app(
         Route("/api/download", handlers.start_download, methods=["POST"]),
         Route("/api/download", handlers.download_progress),
         Route("/api/download", handlers.cancel_download, methods=["DELETE"]),
-        Route("/file/{session}/{name}", handlers.file),
+        Route("/file/{name}", handlers.file),
     ]
     return Starlette(
         routes=routes,

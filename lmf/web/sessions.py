@@ -7,10 +7,11 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from lmf.errors import UserError
-from lmf.inference.views import Cache
+from lmf.inference.stores import Cache
 from lmf.web.downloads import Download
 from lmf.web.methods import Method
 from lmf.web.scene import Picture, Scene
@@ -75,6 +76,7 @@ class Sessions:
         self.settings, self.methods, self.picture = settings, methods, picture
         self.cache = Cache(settings.latents)
         self.frames, self.slow = Turns(), Turns()
+        self.painter = ThreadPoolExecutor(1, "lmf-frames")  # each thread would have its own pool of OpenMP threads
         self._open: dict[str, Session] = {}
         self._scenes: weakref.WeakValueDictionary[tuple[int, str], Scene] = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
@@ -117,10 +119,23 @@ class Sessions:
             self.frames.forget(name)
             self.slow.forget(name)
 
+    def download(self, name: str) -> Download:
+        """Return the finished download called ``name``.
+
+        Raises:
+            Gone: if there is none.
+        """
+        for session in list(self._open.values()):
+            download = session.download
+            if download is not None and download.name == name and download.done:
+                return download
+        raise Gone("there is no such download")
+
     def close_all(self) -> None:
-        """Free all sessions."""
+        """Free all sessions and stop."""
         for name in list(self._open):
             self.close(name)
+        self.painter.shutdown(wait=False, cancel_futures=True)
 
     def expire(self) -> None:
         """Free the sessions that were idle for too long."""

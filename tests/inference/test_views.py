@@ -1,5 +1,7 @@
 """Views of an enlargement equal the same pixels of the whole."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from lmf import SRModel, decoders, encoders
 from lmf.checkpoint import find
 from lmf.errors import UserError
 from lmf.grid import Grid, Strip
-from lmf.inference.views import Cache, Features, Views
+from lmf.inference.stores import Cache, Features
+from lmf.inference.views import Views
 from lmf.renderers import CMSR, Dense, Stats
 from lmf.renderers.cmsr.tables import beside
 
@@ -111,12 +114,27 @@ def test_latents_are_computed_once_above_the_trained_scales(monkeypatch):
     monkeypatch.setattr(model.decoder, "latent", lambda *a: [latent(*a), calls.append(1)][0])
     for scale in (4, 5.5, 16):
         views.render((round(20 * scale),) * 2, ((0, 20 * 4), (0, 20 * 4)), Dense())
-    assert len(calls) == len(views.patches)
+    assert len(calls) == len(list(product(*views._patches)))
     views.render((60, 60), ((0, 60), (0, 60)), Dense())  # the latents of LM-LIIF depend on scales below 4
-    assert len(calls) == 2 * len(views.patches)
+    assert len(calls) == 2 * len(list(product(*views._patches)))
     views.close()
     views.render((80, 80), ((0, 80), (0, 80)), Dense())
-    assert len(calls) == 3 * len(views.patches)
+    assert len(calls) == 3 * len(list(product(*views._patches)))
+
+
+def test_latents_ahead_are_those_of_large_scales(monkeypatch):
+    model, lr = build(), picture(20, 20)
+    views = ready(model, lr)
+    assert len(list(views.ahead())) == len(list(product(*views._patches)))
+    monkeypatch.setattr(model.decoder, "latent", lambda *a: pytest.fail("computed again"))
+    for scale in (4, 5.5, 32):
+        views.render((round(20 * scale),) * 2, ((0, 80), (0, 80)), Dense())
+
+
+def test_no_latents_ahead_where_they_do_not_fit():
+    views = ready(build(), picture(20, 20), cache=Cache(10_000))
+    assert list(views.ahead()) == []
+    assert list(ready(build("liif"), picture(20, 20)).ahead()) == []  # it does not clip cells
 
 
 def test_the_cache_is_bounded():

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 import lmf
-from lmf.inference.views import Cache, Views
+from lmf.inference.stores import Cache
+from lmf.inference.views import Views
 from lmf.io import Metadata
 from lmf.io import Picture as Page
 from lmf.web.scene import Picture, Scene, displayed
@@ -102,6 +103,18 @@ def test_a_scene_that_nobody_uses_is_freed(known):
         time.sleep(0.05)
     assert features() is None
     assert not cache._held
+
+
+def test_latents_are_computed_in_advance(known):
+    scene = scene_of(np.asarray(photo()), known)
+    for _ in range(1000):
+        if scene.finished:
+            break
+        time.sleep(0.02)
+    assert scene.finished
+    before = len(scene.views[0].cache._held)
+    scene.frame(8, ((0, 240), (0, 336)))
+    assert len(scene.views[0].cache._held) == before > 0
 
 
 def test_a_broken_encoder_is_reported(known, monkeypatch):
