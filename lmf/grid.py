@@ -43,11 +43,11 @@ def axis(cells: float, start: int = 0, stop: int | None = None, device: torch.de
 
 @dataclass(frozen=True)
 class Strip:
-    """Rows (or columns) ``start .. stop - 1`` of an image of ``length`` rows, treated as a separate image."""
+    """Rows ``start .. stop - 1`` of an image of ``total`` rows, treated as a separate image; or columns likewise."""
 
     start: int
     stop: int
-    length: int
+    total: int
 
     @property
     def size(self) -> int:
@@ -56,8 +56,8 @@ class Strip:
 
     @property
     def stretch(self) -> float:
-        """Factor from coordinate differences of the whole image to those of the strip."""
-        return self.length / self.size
+        """Factor from coordinates of the whole image to coordinates of the strip."""
+        return self.total / self.size
 
     def within(self, y: Tensor) -> Tensor:
         """Convert row coordinates of the whole image to coordinates of the strip.
@@ -71,8 +71,8 @@ class Strip:
         Returns:
             (n,), which may lie beyond [-1, 1].
         """
-        row = (((y + 1) * self.length - 1) / 2).round().long().clamp(self.start, self.stop - 1)
-        centre = axis(self.length, device=y.device)[row]
+        row = (((y + 1) * self.total - 1) / 2).round().long().clamp(self.start, self.stop - 1)
+        centre = axis(self.total, device=y.device)[row]
         strip_centre = axis(self.size, device=y.device)[row - self.start]
         return ((y - centre) * self.stretch) + strip_centre
 
@@ -84,8 +84,8 @@ class Grid:
     Attributes:
         cells: rows and columns of the whole picture over [-1, 1]^2; may be fractional, see `axis`.
         rows, cols: half-open ranges of pixel indices.
-        strip: if set, [-1, 1] spans these rows of the LR image along y, and `cell` and `coord` use their coordinates.
-        column_strip: the same for columns and x.
+        strip: if set, [-1, 1] spans this strip of rows of the LR image, and `cell` and `coord` use its coordinates.
+        column_strip: the same for columns.
     """
 
     cells: tuple[float, float]
@@ -107,13 +107,11 @@ class Grid:
     @property
     def cell(self) -> tuple[float, float]:
         """Height and width of one output pixel in coordinates, (2 / H, 2 / W)."""
-        y, x = (strip.stretch if strip else 1 for strip in self.strips)
-        return 2 / self.cells[0] * y, 2 / self.cells[1] * x
-
-    @property
-    def strips(self) -> tuple[Strip | None, Strip | None]:
-        """The strips of the LR image along y and x."""
-        return self.strip, self.column_strip
+        height, width = (
+            2 / n * (strip.stretch if strip else 1)
+            for n, strip in zip(self.cells, (self.strip, self.column_strip), strict=True)
+        )
+        return height, width
 
     def latents(self, size: Size) -> Grid:
         """Return the grid of the latents that [-1, 1] spans, as a part of the grid of all latents.
@@ -121,9 +119,10 @@ class Grid:
         Args:
             size: (h, w) of the latents within the strips.
         """
-        strips = [strip or Strip(0, n, n) for strip, n in zip(self.strips, size, strict=True)]
-        rows, cols = ((strip.start, strip.stop) for strip in strips)
-        return replace(self, cells=(strips[0].length, strips[1].length), rows=rows, cols=cols)
+        pairs = zip((self.strip, self.column_strip), size, strict=True)
+        rows, cols = (strip or Strip(0, n, n) for strip, n in pairs)
+        spans = (rows.start, rows.stop), (cols.start, cols.stop)
+        return replace(self, cells=(rows.total, cols.total), rows=spans[0], cols=spans[1])
 
     def band(self, start: int, stop: int) -> Grid:
         """Return rows ``start .. stop - 1`` of this rectangle."""
@@ -134,7 +133,8 @@ class Grid:
     ) -> tuple[Tensor, Tensor]:
         """Return the pixel centres along y (rows,) and along x (cols,), computed in float32 and converted."""
         y, x = (axis(n, *span, device=device) for n, span in zip(self.cells, (self.rows, self.cols), strict=True))
-        y, x = (strip.within(c) if strip else c for strip, c in zip(self.strips, (y, x), strict=True))
+        y = self.strip.within(y) if self.strip else y
+        x = self.column_strip.within(x) if self.column_strip else x
         return y.to(dtype), x.to(dtype)
 
     def coord(self, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
