@@ -88,7 +88,7 @@ function describe(exact, comparing, levels) {
     const share = frame.levels ? ` (${Math.round(100 * frame.levels.share)} %)` : "";
     $("figures").textContent = [
       `${frame.columns}×${frame.rows} of ${frame.width}×${frame.height}`,
-      `${frame.ms} ms`,
+      `${frame.ms.toPrecision(3)} ms`,
       `${pixels.toLocaleString("en")} pixels rendered${share}`,
       `${giga(render)} GMAC (once: latents ${giga(latent)}, encoder ${giga(encoder)})`,
       ...(levels && view.scale <= 4 ? ["levels begin above x4"] : []),
@@ -118,7 +118,7 @@ function legend(levels) {
       const item = document.createElement("li");
       const colour = document.createElement("i");
       colour.style.background = colourOf(i, levels.scales.length);
-      item.append(colour, `x${+scale.toFixed(3)}: ${levels.rendered[i].toLocaleString("en")} pixels`);
+      item.append(colour, `x${+scale.toFixed(2)}: ${levels.rendered[i].toLocaleString("en")} pixels`);
       return item;
     }),
   );
@@ -132,6 +132,8 @@ function complain(error) {
 function forgive() {
   $("alert").hidden = true;
 }
+
+$("alert").addEventListener("click", forgive);
 
 // ---- pictures and sessions
 
