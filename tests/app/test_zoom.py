@@ -113,7 +113,8 @@ def test_a_missing_extra_is_named(place):
 @pytest.mark.slow
 def test_the_other_extras_are_not_needed(place):
     names = ("lightning", "hydra", "omegaconf", "torchmetrics", "kornia", "wandb", "matplotlib", "skimage")
-    code = f"import sys; sys.modules.update(dict.fromkeys({names}))\nfrom lmf.app.cli import main; main(['zoom', '--help'])"
+    missing = f"import sys; sys.modules.update(dict.fromkeys({names}))"
+    code = f"{missing}\nfrom lmf.app.cli import main; main(['zoom', '--help'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=place, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--allow-host" in done.stdout
