@@ -1,6 +1,7 @@
 """The command ``lmf``: subcommands for common jobs, and Hydra overrides for everything else.
 
-The subcommands need only the base install. All other arguments have the form ``KEY=VALUE`` and need ``lmf[train]``.
+The subcommands need only the base install, ``zoom`` also ``lmf[web]``. All other arguments have the form ``KEY=VALUE``
+and need ``lmf[train]``.
 """
 
 from __future__ import annotations
@@ -11,17 +12,16 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
-import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 import lmf
 from lmf import io
+from lmf.app.arguments import Parser, device, fail
 from lmf.checkpoint import find
-from lmf.errors import UserError, explain, needed, one_line
+from lmf.errors import UserError, explain, needed
 from lmf.inference import files, planning, tiling
 from lmf.precision import autocast
 from lmf.renderers.cmsr import CMSR, tables
@@ -32,11 +32,13 @@ HELP = """\
 Enlarge pictures by any factor. Train and evaluate the models that do it.
 
   lmf upscale photo.jpg --scale 3.7      enlarge pictures or folders; see lmf upscale --help
+  lmf zoom photo.jpg                     zoom into a picture in the browser; see lmf zoom --help
   lmf models                             list the pretrained models
   lmf KEY=VALUE ...                      run a task with a config:
 
   lmf experiment=lmf_edsr                train a model
-  lmf task=test ckpt_path=RUN            measure it; tasks: fit, test, upscale, calibrate, benchmark, export
+  lmf task=test ckpt_path=RUN            measure it; tasks: fit, test, upscale, calibrate, benchmark, export,
+                                         zoom
   lmf task=upscale input=photo.jpg scale=3.7
   lmf -m experiment=lmf_edsr seed=0,1,2  run several jobs
 
@@ -74,20 +76,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if message is None:  # a bug
             raise
         fail(message)
-
-
-def fail(message: str, status: int = 1) -> NoReturn:
-    """Print ``message`` as an error and exit with ``status``."""
-    print(f"ERROR: {message}", file=sys.stderr)
-    sys.exit(status)
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser that reports an error as one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print ``message`` and exit with status 2."""
-        fail(f"{message} ({self.prog} --help)", status=2)
 
 
 def upscale(arguments: Sequence[str]) -> None:
@@ -209,19 +197,15 @@ def size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def device(name: str | None) -> torch.device:
-    """Return the device called ``name``, by default an accelerator if one is available.
+def zoom(arguments: Sequence[str]) -> None:
+    """Run ``lmf zoom``, which serves a page that zooms into pictures.
 
     Raises:
-        UserError: if PyTorch cannot use the device.
+        MissingExtra: if the extra ``web`` is not installed.
     """
-    if name is None:
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        torch.empty(0, device=name)
-        return torch.device(name)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: {one_line(error)}") from error
+    with needed("web"):
+        from lmf.app.zoom import run
+    run(arguments)
 
 
 def models(arguments: Sequence[str]) -> None:
@@ -247,7 +231,7 @@ def models(arguments: Sequence[str]) -> None:
             console.print(f"{heading} ({names}): {text}\n", markup=False, highlight=False)
 
 
-SUBCOMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"upscale": upscale, "models": models}
+SUBCOMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"upscale": upscale, "zoom": zoom, "models": models}
 
 
 def compose_and_run(arguments: Sequence[str]) -> None:
