@@ -28,13 +28,14 @@ ALLOWED = {
     "data": {"errors", "io", "metrics"},
     "checkpoint": {"decoders", "encoders", "errors", "io", "model", "weights"},
     "benchmark": {"data", "decoders", "errors", "grid", "io", "kernels", "memory", "model", "precision", "renderers"},
+    "export": {"checkpoint", "decoders", "errors", "grid", "io", "kernels", "model"},
     "inference": {"errors", "grid", "io", "memory", "model", "renderers"},
     "calibration": {"data", "grid", "io", "kernels", "model", "renderers"},
     "training": {
         "benchmark", "checkpoint", "decoders", "encoders", "errors", "grid", "io", "metrics", "model", "renderers",
     },
     "app": {
-        "benchmark", "calibration", "checkpoint", "data", "errors", "inference", "io", "model", "precision",
+        "benchmark", "calibration", "checkpoint", "data", "errors", "export", "inference", "io", "model", "precision",
         "renderers", "training", "weights",
     },
 }  # fmt: skip
