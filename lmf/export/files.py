@@ -43,7 +43,7 @@ def save(
     """Write a model as graphs that run without this package.
 
     Args:
-        model: the model.
+        model: the model, on the CPU.
         path: file to write, ending in the suffix of the format.
         card: facts for the metadata (data, recipe, results, licence), JSON-serialisable.
         fmt: ``"onnx"`` or ``"torch_export"``, a program of `torch.export`.

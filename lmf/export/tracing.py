@@ -42,10 +42,10 @@ class Graph:
 
 
 def trace(model: SRModel, split: bool = False, half: bool = False) -> dict[str, Graph]:
-    """Trace a model on the CPU.
+    """Trace a model.
 
     Args:
-        model: the model.
+        model: the model, on the CPU.
         split: make two graphs, ``latent`` and ``render``, instead of a single one, ``model``.
         half: store the weights in half precision. The graphs still compute in float32.
 

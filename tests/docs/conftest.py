@@ -49,7 +49,13 @@ def furnished(tmp_path_factory) -> Path:
         export.save(lmf.load(folder / RUN), folder / "model.onnx")
     (folder / "card.yaml").write_text("data: my photographs\n")
     (folder / "results.json").write_text(json.dumps([{"set": "mine", "scale": 4, "psnr": 30.0, "ssim": 0.9}]))
-    for name in ("notebooks/my_decoder.py", "notebooks/zoom.py", "docs/figures.py", "docs/enlarge_onnx.py"):
+    for name in (
+        "notebooks/my_decoder.py",
+        "notebooks/zoom.py",
+        "docs/figures.py",
+        "docs/enlarge_onnx.py",
+        "docs/measure_onnx.py",
+    ):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     return folder
