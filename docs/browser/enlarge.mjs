@@ -57,6 +57,7 @@ function enlarge() {
   const [rows, cols] = [Math.round(height * scale), Math.round(width * scale)];
   const canvas = element("after");
   [canvas.width, canvas.height] = [cols, rows];
+  source.style.width = `${cols}px`; // as wide as the result, for comparison
   const context = canvas.getContext("2d");
   element("go").disabled = true;
   say("Loading the model …");

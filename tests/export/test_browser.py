@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
         pytest.skip(f"needs {', '.join(MISSING)}")
     target = tmp_path_factory.mktemp("page")
     done = subprocess.run(
-        [sys.executable, ROOT / "docs/browser/build.py", target], capture_output=True, text=True, timeout=600
+        [sys.executable, ROOT / "docs/browser/build.py", target], capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stderr
     return target
@@ -101,6 +101,8 @@ def test_a_picture_is_enlarged_as_in_python(page, folder):
         right = model.upscale(np.float32(example) / 255, scale=scale)
         assert picture.shape == right.shape
         assert np.abs(picture - right * 255).max() < 0.5 + 255e-4  # rounded to 8 bits
+    threads = page.evaluate("crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1")
+    assert line.endswith("1 thread" if threads == 1 else f"{threads} threads")
     shots = ROOT / "build" / "screenshots"
     shots.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=shots / "enlarge.png", full_page=True)
