@@ -31,6 +31,7 @@ ALLOWED = {
         "data", "decoders", "errors", "grid", "io", "kernels", "memory", "metrics", "model", "precision", "renderers",
     },
     "inference": {"decoders", "errors", "grid", "io", "memory", "model", "renderers"},
+    "export": {"checkpoint", "decoders", "errors", "grid", "io", "kernels", "model"},
     "calibration": {"data", "grid", "io", "kernels", "model", "renderers"},
     "training": {
         "benchmark", "checkpoint", "decoders", "encoders", "errors", "grid", "io", "metrics", "model", "renderers",
@@ -39,7 +40,7 @@ ALLOWED = {
         "benchmark", "checkpoint", "decoders", "encoders", "errors", "grid", "inference", "io", "model", "renderers",
     },
     "app": {
-        "benchmark", "calibration", "checkpoint", "data", "errors", "inference", "io", "model", "precision",
+        "benchmark", "calibration", "checkpoint", "data", "errors", "export", "inference", "io", "model", "precision",
         "renderers", "training", "web", "weights",
     },
 }  # fmt: skip

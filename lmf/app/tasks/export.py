@@ -1,4 +1,4 @@
-"""Task ``export``: writes a model and its card to one file."""
+"""Task ``export``: writes a model and its card to one file, or to graphs that run without this package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig
 
-from lmf import checkpoint
+from lmf import checkpoint, export
 from lmf.app import version
 from lmf.app.tasks.common import checkpoint_file, last_config, load
 from lmf.benchmark.cost import count
@@ -22,17 +22,19 @@ log = logging.getLogger(__name__)
 
 QUALITY = ("psnr", "ssim", "colour_share", "raw_max")  # the columns of results that a card keeps
 COST_SIZE, COST_SCALES = (90, 160), (2, 3, 4, 6, 8, 12)
+SAFETENSORS = "safetensors"
 
 
 def run(config: DictConfig) -> None:
     """Write the trained model and its card to ``config.output``.
 
     Raises:
-        UserError: if the suffix is not ``.safetensors``, no model is chosen, or the card or results are unreadable.
+        UserError: if format, suffix or options do not fit, the model does not allow the format, no model is chosen, or
+            the card or results are unreadable.
+        MissingExtra: if the format needs packages that are not installed.
     """
     output = Path(config.output)
-    if output.suffix != ".safetensors":
-        raise UserError(f"output={output}: must end in .safetensors")
+    check_format(output, config.format, config.split)
     source = checkpoint_file(config)
     card = known(source) | facts(config.card)
     for file in config.results:
@@ -41,8 +43,30 @@ def run(config: DictConfig) -> None:
     model = load(config)
     card["costs"] = costs(model)
     output.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(model, output, card, half=config.half)
-    log.info(f"{output}: {output.stat().st_size / 2**20:.1f} MiB, {', '.join(card) or 'an empty card'}")
+    if config.format == SAFETENSORS:
+        checkpoint.save(model, output, card, half=config.half)
+        written = [output]
+    else:
+        written = export.save(model, output, card, fmt=config.format, split=config.split, half=config.half)
+    for file in written:
+        log.info(f"{file}: {file.stat().st_size / 2**20:.1f} MiB, {', '.join(card) or 'an empty card'}")
+
+
+def check_format(output: Path, fmt: str, split: bool) -> None:
+    """Check that ``output`` can be written in the format ``fmt``.
+
+    Raises:
+        UserError: if the format is unknown, the suffix does not fit, or ``split`` is set for a format without graphs.
+        MissingExtra: if the format needs packages that are not installed.
+    """
+    if fmt not in (SAFETENSORS, *export.FORMATS):
+        raise UserError(f"format must be one of {', '.join((SAFETENSORS, *export.FORMATS))}, got {fmt!r}")
+    if fmt != SAFETENSORS:
+        export.check_format(output, fmt)
+    elif output.suffix != ".safetensors":
+        raise UserError(f"output={output}: must end in .safetensors")
+    elif split:
+        raise UserError("split=true needs format=onnx or format=torch_export; a .safetensors file has no graphs")
 
 
 def known(source: Path) -> dict[str, Any]:
