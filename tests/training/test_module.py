@@ -172,7 +172,7 @@ def test_a_self_ensemble_is_measured_like_a_single_pass(module, folder, tmp_path
     measure(averaged, folder, tmp_path)
 
     class Eight:
-        def render(self, lr, size, **_):
+        def render(self, lr, size):
             turned = [torch.rot90(side, n, (2, 3)) for side in (lr, lr.flip(3)) for n in range(4)]
             sizes = [size if n % 2 == 0 else size[::-1] for n in range(8)]
             large = [module.model.render(x, s) for x, s in zip(turned, sizes, strict=True)]
