@@ -55,7 +55,7 @@ def run(config: DictConfig) -> None:
     else:
         rows = runner.count(models, runner.plan(models, sizes, task.scales, task.backends[:1]))
     runner.save(rows, output)
-    plots.save(rows, output)
+    plots.save_plots(rows, output)
     console().print(*tables.benchmark_tables(rows))
     if task.time:
         peak, bandwidth = rows[0].peak_gflops, rows[0].peak_gbs
