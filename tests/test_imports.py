@@ -27,15 +27,19 @@ ALLOWED = {
     "model": {"decoders", "encoders", "errors", "grid", "io", "renderers"},
     "data": {"errors", "io", "metrics"},
     "checkpoint": {"decoders", "encoders", "errors", "io", "model", "weights"},
-    "benchmark": {"data", "decoders", "errors", "grid", "io", "kernels", "memory", "model", "precision", "renderers"},
+    "figures": {"errors", "io"},
+    "benchmark": {"data", "decoders", "errors", "figures", "grid", "io", "kernels", "memory", "model", "precision", "renderers"},
     "inference": {"errors", "grid", "io", "memory", "model", "renderers"},
     "calibration": {"data", "grid", "io", "kernels", "model", "renderers"},
+    "comparison": {
+        "benchmark", "errors", "figures", "grid", "inference", "io", "memory", "metrics", "model", "renderers",
+    },
     "training": {
         "benchmark", "checkpoint", "decoders", "encoders", "errors", "grid", "io", "metrics", "model", "renderers",
     },
     "app": {
-        "benchmark", "calibration", "checkpoint", "data", "errors", "inference", "io", "model", "precision",
-        "renderers", "training", "weights",
+        "benchmark", "calibration", "checkpoint", "comparison", "data", "decoders", "encoders", "errors", "figures",
+        "inference", "io", "metrics", "model", "precision", "renderers", "training", "weights",
     },
 }  # fmt: skip
 CONFIGS = {"app"}  # the parts that see Hydra or OmegaConf
