@@ -28,7 +28,9 @@ ALLOWED = {
     "data": {"errors", "io", "metrics"},
     "checkpoint": {"decoders", "encoders", "errors", "io", "model", "weights"},
     "figures": {"errors", "io"},
-    "benchmark": {"data", "decoders", "errors", "figures", "grid", "io", "kernels", "memory", "model", "precision", "renderers"},
+    "benchmark": {
+        "data", "decoders", "errors", "figures", "grid", "io", "kernels", "memory", "model", "precision", "renderers",
+    },
     "inference": {"errors", "grid", "io", "memory", "model", "renderers"},
     "calibration": {"data", "grid", "io", "kernels", "model", "renderers"},
     "comparison": {
