@@ -12,6 +12,15 @@ def is_rank_zero() -> bool:
     return all(os.environ.get(key, "0") == "0" for key in ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID"))
 
 
+def share() -> tuple[int, int]:
+    """Return the rank of this process and their number if torchrun or srun has started several; else (0, 1)."""
+    for kind, rank, count in (("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE"),
+                              ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):  # fmt: skip
+        if kind in os.environ:
+            return int(os.environ[rank]), int(os.environ[count])
+    return 0, 1
+
+
 def end_with_parent(parent: int, interval: float = 2.0) -> None:
     """End this process soon after its parent has ended for any reason.
 
