@@ -51,8 +51,11 @@ class PictureMean(Metric):
         Raises:
             ValueError: if the shapes differ, or too few pixels are left inside the border.
         """
-        values = self.measure(sr, hr, space=self.space, shave=self.shave)
-        self.total += values.sum()
+        self.add(self.measure(sr, hr, space=self.space, shave=self.shave))
+
+    def add(self, values: Tensor) -> None:
+        """Add the ``values`` (B,) of pictures that were measured before."""
+        self.total += values.to(self.total).sum()
         self.count += len(values)
 
     def compute(self) -> Tensor:

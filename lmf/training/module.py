@@ -115,11 +115,11 @@ class SRModule(L.LightningModule):
                 "checkpoints saved before are intact: resume with a lower learning rate or with gradient clipping"
             )
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor] | None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any] | None:
         """Measure a picture of a validation set; see `test_step`."""
         return self.test_step(batch, batch_idx, dataloader_idx)
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor] | None:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any] | None:
         """Enlarge and measure a picture.
 
         Args:
@@ -129,25 +129,26 @@ class SRModule(L.LightningModule):
             dataloader_idx: number of the set.
 
         Returns:
-            ``{"sr": (1, 3, H, W)}`` in [0, 1]; None for an empty batch.
+            ``{"sr": (1, 3, H, W)}`` in [0, 1], and the metrics of this picture as ``"values"``; None for an empty
+            batch.
         """
         if not batch:
             return None
         metrics = cast(nn.ModuleList, self.metrics[dataloader_idx])
-        if self.bicubic is not None:
-            self.measure(self.bicubic, metrics[1], batch)
-        return self.measure(self.model, metrics[0], batch)
+        baseline = {} if self.bicubic is None else self.measure(self.bicubic, metrics[1], batch)["values"]
+        measured = self.measure(self.model, metrics[0], batch)
+        return {"sr": measured["sr"], "values": measured["values"] | baseline}
 
-    def measure(self, model: SRModel, metrics: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def measure(self, model: SRModel, metrics: nn.Module, batch: Batch) -> dict[str, Any]:
         """Enlarge the picture of ``batch`` with ``model`` and update ``metrics``.
 
         Returns:
-            ``{"sr": (1, 3, H, W)}`` in [0, 1].
+            ``{"sr": (1, 3, H, W)}`` in [0, 1], and the metrics of this picture as ``"values"``.
         """
         hr = batch["hr"]
         sr = from_network(model.render(to_network(batch["lr"]), hr.shape[-2:]))
-        cast(MetricCollection, metrics).update(sr, hr)
-        return {"sr": sr}
+        values = cast(MetricCollection, metrics)(sr, hr)
+        return {"sr": sr, "values": {name: value.item() for name, value in values.items()}}
 
     def on_validation_epoch_start(self) -> None:
         """Clear the results of the previous validation."""

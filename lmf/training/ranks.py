@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 def is_rank_zero() -> bool:
@@ -19,6 +24,35 @@ def share() -> tuple[int, int]:
         if kind in os.environ:
             return int(os.environ[rank]), int(os.environ[count])
     return 0, 1
+
+
+@contextmanager
+def watching(ranks: Callable[[], Sequence[subprocess.Popen[bytes]]], advice: str) -> Iterator[None]:
+    """End this process, the first rank, with one line soon after another rank has died within the block.
+
+    The first rank would wait for it in a collective operation, until Lightning kills the first rank without a word.
+
+    Args:
+        ranks: returns the other ranks on this machine.
+        advice: end of the line.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.5):
+            for rank, process in enumerate(ranks(), start=1):
+                if code := process.poll():
+                    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+                    print(f"ERROR: rank {rank} {how}; {advice}", file=sys.stderr, flush=True)
+                    for other in ranks():
+                        other.kill()
+                    os._exit(1)
+
+    threading.Thread(target=watch, name="watch-ranks", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def end_with_parent(parent: int, interval: float = 2.0) -> None:
