@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ with needed("search"):
         IntDistribution,
     )
     from optuna.exceptions import StorageInternalError
-    from optuna.samplers import BaseSampler, CmaEsSampler, GridSampler, RandomSampler, TPESampler
+    from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
     from optuna.study import StudyDirection
     from optuna.trial import TrialState
 
@@ -40,6 +41,11 @@ log = logging.getLogger(__name__)
 STORAGE_ERRORS = (ImportError, ValueError, OSError, StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
 
 Space = dict[str, BaseDistribution]
+SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
+    "tpe": partial(TPESampler, constant_liar=True),  # also learns from jobs that still run
+    "random": RandomSampler,
+    "cmaes": CmaEsSampler,
+}
 
 
 class Search:
@@ -51,7 +57,7 @@ class Search:
         metric: column of the results; the value of a job is its mean over them. None chooses PSNR, or the time of a
             benchmark.
         storage: URL of Optuna's storage.
-        sampler: ``tpe``, ``random``, ``grid`` or ``cmaes``.
+        sampler: ``tpe``, ``random`` or ``cmaes``.
         seed: seed of the sampler.
         params: values to search, by key, as on the command line.
 
@@ -120,7 +126,7 @@ class Search:
         except STORAGE_ERRORS as error:
             raise UserError(f"hydra.sweeper.storage={self.storage}: {one_line(error)}") from error
         # The sampler of a continued study must not repeat the random numbers of its first call.
-        study.sampler = SAMPLERS[self.sampler](space, self.seed + len(study.trials))
+        study.sampler = SAMPLERS[self.sampler](seed=self.seed + len(study.trials))
         return study
 
     def next_trials(self, study: optuna.Study, space: Space) -> list[Any]:
@@ -200,23 +206,3 @@ def distribution(override: Override) -> BaseDistribution:
     except ValueError as error:
         raise UserError(f"cannot search {override.input_line}: {one_line(error)}") from error
     raise UserError(f"cannot search {override.input_line}: give a,b,c, range(1,9) or interval(0.1,0.9)")
-
-
-def grid(space: Space, seed: int) -> BaseSampler:
-    """Return the sampler of all combinations.
-
-    Raises:
-        UserError: if a value is not a list.
-    """
-    lists = {key: getattr(values, "choices", None) for key, values in space.items()}
-    if ranges := [key for key, choices in lists.items() if choices is None]:
-        raise UserError(f"hydra.sweeper.sampler=grid needs lists such as a,b,c, not the range of {', '.join(ranges)}")
-    return GridSampler({key: list(choices or ()) for key, choices in lists.items()}, seed=seed)
-
-
-SAMPLERS: dict[str, Callable[[Space, int], BaseSampler]] = {
-    "tpe": lambda space, seed: TPESampler(seed=seed, constant_liar=True),
-    "random": lambda space, seed: RandomSampler(seed=seed),
-    "grid": grid,
-    "cmaes": lambda space, seed: CmaEsSampler(seed=seed),
-}

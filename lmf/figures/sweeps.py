@@ -63,7 +63,7 @@ def quantity(name: str, metric: str, points: Sequence[Point]) -> Figure:
             if not numeric:
                 ax.set_xticks(range(len(values)), labels=[shortened(value) for value in values])
                 if sum(map(len, values)) > 12 * columns:
-                    ax.tick_params(axis="x", labelrotation=30)
+                    ax.tick_params(axis="x", labelrotation=90)
             elif connected and len(values) <= 6:
                 number_axis(ax, numbers)
             elif min(numbers) > 0 and max(numbers) > 20 * min(numbers):

@@ -133,14 +133,6 @@ def test_several_at_once(tmp_path):
     assert batches == [3, 3, 1]
 
 
-def test_every_combination(tmp_path):
-    launcher = Launcher(tmp_path)
-    search(tmp_path, launcher, ["x=1,2,3", "y=a,b"], sampler="grid", trials=6)
-    assert len({tuple(overrides) for _, overrides in launcher.jobs}) == 6
-    with pytest.raises(UserError, match="sampler=grid needs lists such as a,b,c, not the range of x"):
-        search(tmp_path / "other", launcher, sampler="grid")
-
-
 def test_nothing_but_failures(tmp_path):
     with pytest.raises(UserError, match="none of the 2 jobs has a result in the column psnr"):
         search(tmp_path, Launcher(tmp_path, fails=(0, 1)), trials=2)
@@ -150,7 +142,7 @@ def test_nothing_but_failures(tmp_path):
     ("options", "message"),
     [
         ({"trials": 0}, "hydra.sweeper.trials must be a whole number of at least 1, got 0"),
-        ({"sampler": "magic"}, "hydra.sweeper.sampler must be one of tpe, random, grid, cmaes, got 'magic'"),
+        ({"sampler": "magic"}, "hydra.sweeper.sampler must be one of tpe, random, cmaes, got 'magic'"),
         ({"storage": "nothing://"}, "hydra.sweeper.storage=nothing://"),
     ],
 )
