@@ -31,9 +31,13 @@ def test_jobs_run_in_ray(tmp_path):
 
 @pytest.mark.slow
 def test_a_job_that_kills_its_process_is_the_only_one_to_fail(tmp_path):
-    (tmp_path / "deadly.py").write_text(
-        "import os, signal\n\ndef run(config):\n    if config.seed == 1:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
+    code = [
+        "import os, signal",
+        "def run(config):",
+        "    if config.seed == 1:",
+        "        os.kill(os.getpid(), signal.SIGKILL)",
+    ]
+    (tmp_path / "deadly.py").write_text("\n".join(code))
     options = ["-m", "name=r", "task=test", "task.run=deadly.run", "paths.runs=runs", "seed=0,1,2", "launcher=ray"]
     done = subprocess.run(
         [sys.executable, str(ROOT / "run.py"), *options, "hydra.launcher.remote.max_retries=0"],
