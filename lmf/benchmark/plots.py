@@ -44,8 +44,8 @@ def against_scale(rows: Sequence[Row]) -> Figure:
     axes = figure.subplots(1, 2 if timed else 1, squeeze=False)[0]
     lines: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        lines[row.model, label(row)].append(row)
-    models = list(dict.fromkeys(row.model for row in rows))
+        lines[row.name, label(row)].append(row)
+    models = list(dict.fromkeys(row.name for row in rows))
     for (model, how), line in lines.items():
         backend = line[0].backend
         scales = [row.scale for row in line]
@@ -75,7 +75,7 @@ def roofline(rows: Sequence[Row]) -> Figure:
     figure = Figure(figsize=(COLUMN, 3.6))
     ax = figure.subplots()
     peak, bandwidth = rows[0].peak_gflops or 1.0, rows[0].peak_gbs or 1.0
-    names = list(dict.fromkeys((r.model, label(r)) for r in rows))
+    names = list(dict.fromkeys((r.name, label(r)) for r in rows))
     colours = {key: COLOURS[i % len(COLOURS)] for i, key in enumerate(names)}
     highest = 1.0
     for row in rows:
@@ -84,7 +84,7 @@ def roofline(rows: Sequence[Row]) -> Figure:
             if macs and seconds:
                 highest = max(highest, 2 * macs / moved)
                 place = (2 * macs / moved, 2e-9 * macs / seconds)
-                ax.plot(*place, STAGE_MARKERS[stage], color=colours[row.model, label(row)], alpha=0.7)
+                ax.plot(*place, STAGE_MARKERS[stage], color=colours[row.name, label(row)], alpha=0.7)
     x = np.geomspace(0.1, highest * 2)
     ax.plot(x, np.minimum(peak, x * bandwidth), "k-", linewidth=1, marker="none")
     ax.text(x[-1], peak * 1.1, f"{peak:.0f} GFLOP/s", ha="right", va="bottom")

@@ -35,10 +35,12 @@ class Entry:
     Attributes:
         label: its name in tables and figures.
         model: the model with its renderer, on the device to measure on.
+        self_ensemble: whether to average over the eight flips and rotations.
     """
 
     label: str
     model: SRModel
+    self_ensemble: bool = False
 
     def enlarge(self, lr: Tensor, size: Size, stats: list[Stats]) -> Tensor:
         """Enlarge ``lr`` (1, 3, h, w) in [0, 1] to (1, 3, H, W) in [0, 1].
@@ -49,7 +51,8 @@ class Entry:
             stats: receives the statistics of multi-scale rendering.
         """
         renderer = self.model.renderer.watched(stats)
-        return from_network(torch.cat([*bands(self.model, to_network(lr), size, renderer=renderer)], dim=2))
+        parts = bands(self.model, to_network(lr), size, renderer=renderer, self_ensemble=self.self_ensemble)
+        return from_network(torch.cat([*parts], dim=2))
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ def compare(
     """
     check_options(entries, figures, crop, repeats)
     device = entries[0].model.device
-    count = cache(lambda label, lr, size: cost.count(models[label], lr, size=size))
+    count = cache(lambda entry, lr, size: cost.count(entry.model, lr, size=size, self_ensemble=entry.self_ensemble))
     models = {entry.label: entry.model for entry in entries}
     scores: list[Score] = []
     kept: dict[tuple[str, float], list[Shot]] = {}
@@ -158,7 +161,7 @@ def compare(
         place_of_crop = check_corner(corner, crop, size, place[2]) if corner is not None and wanted else None
         outputs: dict[str, Tensor] = {}
         for entry in entries:
-            counted = count(entry.label, lr_size, size)
+            counted = count(entry, lr_size, size)
             outputs[entry.label], values = measure(entry, lr, size, counted, repeats, index == 0, autocast)
             quality = judge(outputs[entry.label], hr, group, metrics or {})
             scores.append(Score(entry.label, *place, {**quality, **values}))
@@ -216,7 +219,7 @@ def measure(
             stats.clear()
             output, seconds = timed(lambda: entry.enlarge(lr, size, stats), device)
             runs.append(seconds)
-    share = stats[0].share if stats else 1.0
+    share = statistics.fmean(each.share for each in stats) if stats else 1.0
     macs = counted.encoder_macs + counted.latent_macs + share * counted.render_macs
     values |= {"seconds": statistics.median(runs), "gmacs": macs / 1e9}
     return output.float(), values | ({"rendered_share": share} if stats else {})

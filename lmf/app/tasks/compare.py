@@ -37,7 +37,7 @@ from lmf.training.results import console
 log = logging.getLogger(__name__)
 
 DIALS = ("mse_threshold", "precision_db", "budget")
-KEYS = ("model", "label", *DIALS)
+KEYS = ("model", "label", "self_ensemble", *DIALS)
 
 
 def run(config: DictConfig) -> None:
@@ -126,7 +126,9 @@ def entry(spec: Mapping[str, Any], trust: Iterable[str]) -> Entry:
         renderer.check(model)
         model.renderer = renderer
     settings = "".join(f", {key} {value:g}" for key, value in dials.items())
-    return Entry(str(spec.get("label") or f"{short(name)}{settings}"), model)
+    ensemble = bool(spec.get("self_ensemble", False))
+    settings += ", self-ensemble" * ensemble
+    return Entry(str(spec.get("label") or f"{short(name)}{settings}"), model, ensemble)
 
 
 def short(name: str) -> str:

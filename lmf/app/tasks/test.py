@@ -37,7 +37,7 @@ def run(config: DictConfig) -> None:
     )
     check_data(datamodule, "test")
     save_config(config, output)
-    module = SRModule(model, seed=config.seed)
+    module = SRModule(model, seed=config.seed, self_ensemble=config.self_ensemble)
     records = RecordsCallback(output, same, config.save_images, resume=not model.renderer.multi_scale)
     trainer = make_trainer(config, records)
     started = partial(getattr, trainer.strategy.launcher, "procs", ())  # by Lightning, on several devices

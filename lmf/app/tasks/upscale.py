@@ -30,7 +30,7 @@ def run(config: DictConfig) -> None:
     }
     planning.check_request(config.scale, config.size, config.format, **options)
     size = None if config.size is None else list(config.size)  # a plain list, which other processes can read
-    options |= {"scale": config.scale, "size": size}
+    options |= {"scale": config.scale, "size": size, "self_ensemble": config.self_ensemble}
     share = ranks.share()
     jobs = planning.plan(config.input, config.output, config.scale, config.size, config.format, config.overwrite, share)
     devices = devices_of(config)

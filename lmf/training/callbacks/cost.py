@@ -15,7 +15,6 @@ from rich import get_console
 from lmf.benchmark.cost import STAGES, Cost, Latency, count, latency
 from lmf.benchmark.tables import cost_table
 from lmf.errors import UserError
-from lmf.model import SRModel
 from lmf.training.module import SRModule
 
 Every = Literal["fit", "validation", "test"]
@@ -86,11 +85,13 @@ class CostCallback(L.Callback):
 
     def measure(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the model at all scales, log the values and print the table."""
-        model = cast(SRModel, pl_module.model)
-        device = pl_module.device
-        costs = [count(model, self.lr_size, scale=s) for s in self.scales]
+        module = cast(SRModule, pl_module)
+        model, device, averaged = module.model, module.device, module.self_ensemble
+        costs = [count(model, self.lr_size, scale=s, self_ensemble=averaged) for s in self.scales]
         with trainer.precision_plugin.forward_context():
-            local = [self.latency(model, self.lr_size, scale=s, device=device) for s in self.scales]
+            local = [
+                self.latency(model, self.lr_size, scale=s, device=device, self_ensemble=averaged) for s in self.scales
+            ]
         latencies = [worst(x, trainer, device) for x in local]
         self.decoder = {
             scale: {"decoder_gmacs": cost.decoder_macs / 1e9, "decoder_s": timing.latent + timing.render}
@@ -99,7 +100,8 @@ class CostCallback(L.Callback):
         values = self.values(costs, latencies)
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
-        self.show(costs, latencies, f"{type(model.encoder).__name__} + {type(model.decoder).__name__}")
+        name = f"{type(model.encoder).__name__} + {type(model.decoder).__name__}"
+        self.show(costs, latencies, f"{name}, self-ensemble" if averaged else name)
 
     def values(self, costs: Sequence[Cost], latencies: Sequence[Latency]) -> dict[str, float]:
         """Return the values to log by name, from one cost and one latency per scale."""

@@ -17,7 +17,7 @@ from lmf.io.colour import to_uint8
 from lmf.io.csv import csv_text
 from lmf.io.files import write_text
 from lmf.io.pictures import write
-from lmf.metrics.image import PictureMean
+from lmf.metrics.image import PictureMetric
 
 Record = dict[str, Any]
 
@@ -61,7 +61,7 @@ class RecordsCallback(L.Callback):
             for collection in cast(nn.ModuleList, groups):
                 for name, metric in cast(MetricCollection, collection).items():
                     values = [record[name] for record in found.values()]
-                    cast(PictureMean, metric).add(torch.tensor(values, dtype=torch.float64))
+                    cast(PictureMetric, metric).add(torch.tensor(values, dtype=torch.float64))
 
     def on_test_batch_end(
         self,
