@@ -34,7 +34,7 @@ ALLOWED = {
     "inference": {"errors", "grid", "io", "memory", "model", "renderers"},
     "calibration": {"data", "grid", "io", "kernels", "model", "renderers"},
     "comparison": {
-        "benchmark", "errors", "figures", "grid", "inference", "io", "memory", "metrics", "model", "renderers",
+        "benchmark", "errors", "grid", "inference", "io", "memory", "metrics", "model", "renderers",
     },
     "training": {
         "benchmark", "checkpoint", "decoders", "encoders", "errors", "grid", "io", "metrics", "model", "renderers",
