@@ -30,7 +30,7 @@ SEED = "seed"  # values of this key are repetitions
 FILES = {
     "results.json": (("set", "scale"), "psnr"),
     "compare.json": (("set", "scale", "model"), "psnr"),
-    "benchmark.json": (("model", "backend", "lr", "scale", "precision"), "total_s"),
+    "benchmark.json": (("model", "self_ensemble", "backend", "lr", "scale", "precision"), "total_s"),
 }
 DETAILS = ("images", "protocol", "pictures", "size", "device", "threads", "repeats")  # neither case nor value
 # Values in the printed table besides the metric; the CSV files have all.
@@ -141,7 +141,7 @@ def rows_of(job: Path, choices: Mapping[str, str], metric: str | None = None) ->
         if (job / name).is_file():
             rows = []
             for record in json.loads((job / name).read_text()):
-                case = {key: record.pop(key) for key in keys}
+                case = {key: record.pop(key) for key in keys if key in record}
                 details = {key: record.pop(key) for key in DETAILS if key in record}
                 rows.append(Row(job.name, choices, "", case, details, record, metric or usual))
             return rows
