@@ -29,9 +29,11 @@ ALLOWED = {
     "checkpoint": {"decoders", "encoders", "errors", "io", "model", "weights"},
     "figures": {"errors", "io"},
     "benchmark": {
-        "data", "decoders", "errors", "figures", "grid", "io", "kernels", "memory", "model", "precision", "renderers",
+        "data", "decoders", "errors", "figures", "grid", "io", "kernels", "memory", "metrics", "model", "precision",
+        "renderers",
     },
-    "inference": {"errors", "grid", "io", "memory", "model", "renderers"},
+    "inference": {"decoders", "errors", "grid", "io", "memory", "model", "renderers"},
+    "export": {"checkpoint", "decoders", "errors", "grid", "io", "kernels", "model"},
     "calibration": {"data", "grid", "io", "kernels", "model", "renderers"},
     "comparison": {
         "benchmark", "errors", "grid", "inference", "io", "memory", "metrics", "model", "renderers",
@@ -39,9 +41,12 @@ ALLOWED = {
     "training": {
         "benchmark", "checkpoint", "decoders", "encoders", "errors", "grid", "io", "metrics", "model", "renderers",
     },
+    "web": {
+        "benchmark", "checkpoint", "decoders", "encoders", "errors", "grid", "inference", "io", "model", "renderers",
+    },
     "app": {
-        "benchmark", "calibration", "checkpoint", "comparison", "data", "decoders", "encoders", "errors", "figures",
-        "inference", "io", "metrics", "model", "precision", "renderers", "training", "weights",
+        "benchmark", "calibration", "checkpoint", "comparison", "data", "decoders", "encoders", "errors", "export",
+        "figures", "inference", "io", "metrics", "model", "precision", "renderers", "training", "web", "weights",
     },
 }  # fmt: skip
 CONFIGS = {"app"}  # the parts that see Hydra or OmegaConf
@@ -99,4 +104,15 @@ def test_the_package_is_light():
     modules = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     roots = {name.partition(".")[0] for name in modules}
     assert "torch" in roots
-    assert not roots & {"lightning", "hydra", "omegaconf", "wandb", "torchmetrics", "matplotlib", "skimage"}
+    heavy = {
+        "lightning",
+        "hydra",
+        "omegaconf",
+        "wandb",
+        "torchmetrics",
+        "matplotlib",
+        "skimage",
+        "starlette",
+        "uvicorn",
+    }
+    assert not roots & heavy

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from lmf.app import runs
 from lmf.app.identity import identity
-from lmf.app.tasks.common import check_data, load, report, save_config
+from lmf.app.tasks.common import check_data, load, report, save_config, self_ensemble
 from lmf.app.tasks.trainer import make_trainer
 from lmf.training.callbacks import RecordsCallback
 from lmf.training.module import SRModule
@@ -31,13 +31,14 @@ def run(config: DictConfig) -> None:
     runs.check_output(output)
     title = str(config.ckpt_path or config.name)
     same = identity(config)
+    averaged = self_ensemble(config)
     model = load(config)
     datamodule = instantiate(
         config.data.module, **({} if config.scale is None else {"test_settings": {"scales": [config.scale]}})
     )
     check_data(datamodule, "test")
     save_config(config, output)
-    module = SRModule(model, seed=config.seed, self_ensemble=config.self_ensemble)
+    module = SRModule(model, seed=config.seed, self_ensemble=averaged)
     records = RecordsCallback(output, same, config.save_images, resume=not model.renderer.multi_scale)
     trainer = make_trainer(config, records)
     started = partial(getattr, trainer.strategy.launcher, "procs", ())  # by Lightning, on several devices

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from lmf.app.tasks.common import devices_of, load
+from lmf.app.tasks.common import devices_of, load, self_ensemble
 from lmf.inference import files, planning, workers
 from lmf.precision import autocast
 from lmf.training import ranks
@@ -28,9 +28,10 @@ def run(config: DictConfig) -> None:
         "max_pixels": config.max_pixels,
         "tile": config.tile,
     }
+    averaged = self_ensemble(config)
     planning.check_request(config.scale, config.size, config.format, **options)
     size = None if config.size is None else list(config.size)  # a plain list, which other processes can read
-    options |= {"scale": config.scale, "size": size, "self_ensemble": config.self_ensemble}
+    options |= {"scale": config.scale, "size": size, "self_ensemble": averaged}
     share = ranks.share()
     jobs = planning.plan(config.input, config.output, config.scale, config.size, config.format, config.overwrite, share)
     devices = devices_of(config)
