@@ -6,4 +6,4 @@ together with automatic discovery.
 
 from setuptools import find_packages, setup
 
-setup(packages=[*find_packages(include=["lmf*"]), "lmf.conf"], package_dir={"lmf.conf": "conf"})
+setup(packages=[*find_packages(include=["lmf*"]), "lmf.conf", "hydra_plugins.lmf"], package_dir={"lmf.conf": "conf"})

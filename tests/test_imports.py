@@ -27,12 +27,17 @@ ALLOWED = {
     "model": {"decoders", "encoders", "errors", "grid", "io", "renderers"},
     "data": {"errors", "io", "metrics"},
     "checkpoint": {"decoders", "encoders", "errors", "io", "model", "weights"},
+    "figures": {"errors", "io"},
     "benchmark": {
-        "data", "decoders", "errors", "grid", "io", "kernels", "memory", "metrics", "model", "precision", "renderers",
+        "data", "decoders", "errors", "figures", "grid", "io", "kernels", "memory", "metrics", "model", "precision",
+        "renderers",
     },
     "inference": {"decoders", "errors", "grid", "io", "memory", "model", "renderers"},
     "export": {"checkpoint", "decoders", "errors", "grid", "io", "kernels", "model"},
     "calibration": {"data", "grid", "io", "kernels", "model", "renderers"},
+    "comparison": {
+        "benchmark", "errors", "grid", "inference", "io", "memory", "metrics", "model", "renderers",
+    },
     "training": {
         "benchmark", "checkpoint", "decoders", "encoders", "errors", "grid", "io", "metrics", "model", "renderers",
     },
@@ -40,8 +45,8 @@ ALLOWED = {
         "benchmark", "checkpoint", "decoders", "encoders", "errors", "grid", "inference", "io", "model", "renderers",
     },
     "app": {
-        "benchmark", "calibration", "checkpoint", "data", "errors", "export", "inference", "io", "model", "precision",
-        "renderers", "training", "web", "weights",
+        "benchmark", "calibration", "checkpoint", "comparison", "data", "decoders", "encoders", "errors", "export",
+        "figures", "inference", "io", "metrics", "model", "precision", "renderers", "training", "web", "weights",
     },
 }  # fmt: skip
 CONFIGS = {"app"}  # the parts that see Hydra or OmegaConf

@@ -96,7 +96,7 @@ def test_what_is_in_the_wheel(wheel):
     wanted = {f"lmf/{name}" for name in files(ROOT / "lmf", "*.py", "*.cpp", "*.h", "*.safetensors", "*.yaml")}
     wanted |= {f"lmf/{name}" for name in files(ROOT / "lmf", "static/*")}
     wanted |= {f"lmf/conf/{name}" for name in files(ROOT / "conf", "*.yaml")}
-    wanted |= {"lmf/py.typed", "lmf/weights/NOTICE"}
+    wanted |= {"lmf/py.typed", "lmf/weights/NOTICE", "hydra_plugins/lmf/__init__.py"}
     own = {name for name in names if ".dist-info/" not in name}
     assert own == wanted
     assert {name.partition("/")[2] for name in names - own} >= {"licenses/LICENSE", "entry_points.txt"}

@@ -37,8 +37,8 @@ Enlarge pictures by any factor. Train and evaluate the models that do it.
   lmf KEY=VALUE ...                      run a task with a config:
 
   lmf experiment=lmf_edsr                train a model
-  lmf task=test ckpt_path=RUN            measure it; tasks: fit, test, upscale, calibrate, benchmark, export,
-                                         zoom
+  lmf task=test ckpt_path=RUN            measure it; tasks: fit, test, compare, upscale, calibrate,
+                                         benchmark, export, zoom
   lmf task=upscale input=photo.jpg scale=3.7
   lmf -m experiment=lmf_edsr seed=0,1,2  run several jobs
 
@@ -244,23 +244,32 @@ def compose_and_run(arguments: Sequence[str]) -> None:
         import hydra
 
         from lmf.app import overrides, pipeline, sweep
-    check_launcher(arguments)
+    check_plugins(arguments)
     sys.argv[1:] = overrides.quoted(arguments)
     with pipeline.explained(), sweep.surviving_workers(arguments):
         hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(pipeline.run)()
 
 
-def check_launcher(arguments: Sequence[str]) -> None:
-    """Check that the chosen launcher is installed. Hydra would only report an unknown name.
+EXTRAS = {  # packages of launchers and searches, and the extras that install them
+    "launcher=joblib": ("hydra_plugins.hydra_joblib_launcher", "sweep"),
+    "launcher=submitit_local": ("hydra_plugins.hydra_submitit_launcher", "sweep"),
+    "launcher=submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "sweep"),
+    "launcher=ray": ("ray", "ray"),
+    "search=optuna": ("optuna", "search"),
+}
+
+
+def check_plugins(arguments: Sequence[str]) -> None:
+    """Check that the chosen launcher and search are installed. Hydra would only report an unknown name.
 
     Raises:
-        MissingExtra: if the extra ``sweep`` is not installed.
+        MissingExtra: if the extra that installs one is missing.
     """
     for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key == "launcher" and value.partition("_")[0] in ("joblib", "submitit"):
-            with needed("sweep"):
-                importlib.import_module(f"hydra_plugins.hydra_{value.partition('_')[0]}_launcher")
+        if argument in EXTRAS:
+            package, extra = EXTRAS[argument]
+            with needed(extra):
+                importlib.import_module(package)
 
 
 def conf_folder() -> Path:

@@ -46,7 +46,9 @@ def sources(config: DictConfig) -> list[Path]:
     source files of classes outside ``lmf``, and all other values under `READ` that are a path or a glob.
     """
     paths: list[Path] = []
-    models = [config.get("init_from"), *config.task.get("models", [])]
+    compared = config.task.get("models", [])
+    named_models = [each.get("model") if isinstance(each, DictConfig) else each for each in compared]
+    models = [config.get("init_from"), *named_models]
     with suppress(UserError):
         models.append(None if config.task.name == "fit" and config.ckpt_path == "last" else source(config))
     for model in filter(None, models):

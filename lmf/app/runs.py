@@ -40,7 +40,7 @@ FIRST_RANK = "LMF_FIRST_RANK"
 # Environment variable with the folder of the current multirun.
 SWEEP_DIR = "LMF_SWEEP_DIR"
 LAST = Path("checkpoints", "last.ckpt")
-RESULTS = ("results.json", "benchmark.json")
+RESULTS = ("results.json", "benchmark.json", "compare.json")
 # Variables that Lightning leaves in the environment after starting ranks. The next job of a sweep must not see them.
 _LAUNCHER = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", RUN_DIR, FIRST_RANK)
 

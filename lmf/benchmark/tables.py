@@ -100,3 +100,11 @@ def gmacs(costs: StageCosts) -> list[str]:
 def megabytes(count: int | None) -> str:
     """Format a number of bytes in units of 10^6, or "-" if it is unknown."""
     return "-" if count is None else f"{count / 1e6:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Format a time with three significant digits in a fitting unit, such as ``12.3 ms``."""
+    units = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
+    unit, size = next(((unit, size) for unit, size in units if seconds >= 0.9995 * size), units[-1])
+    value = seconds / size
+    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f} {unit}"

@@ -12,7 +12,7 @@ with needed("train"):
     from lmf.data.loader import TrainLoader
     from lmf.data.sampling import TrainSamples
     from lmf.data.settings import DataError, EvalSettings, FileSettings, Sampling
-    from lmf.data.sources import Archive, Bundled, Folder, Source, split_folder
+    from lmf.data.sources import Archive, Bundled, Files, Folder, Source, split_folder
 
 __all__ = [
     "Archive",
@@ -23,6 +23,7 @@ __all__ = [
     "EvalSettings",
     "FeatureDataModule",
     "FileSettings",
+    "Files",
     "Folder",
     "Graphics",
     "ImageFolder",

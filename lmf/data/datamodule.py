@@ -229,7 +229,7 @@ class SRDataModule(LightningDataModule):
             return count
         limit = getattr(self.trainer, f"limit_{stage}_batches")
         used = min(limit, count) if isinstance(limit, int) else int(limit * count)
-        if limit and not used:
+        if limit and count and not used:
             name = "overfit_batches" if self._overfits and stage != "test" else f"limit_{stage}_batches"
             raise DataError(f"trainer.{name}={limit} leaves none of {count} batches; give a whole number")
         return used

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ class EvalSet(Dataset[dict[str, Any]]):
         self.images = ImageFolder(paths, cache, math.ceil(scale), on_corrupt, on_corrupt == "skip", limit)
         self.stored = self._stored(source.lr_folder(scale)) if lr == "stored" else None
         self.reduce = resize_matlab_to if lr == "matlab" else resize_pil
+        self.names = unique([path.stem for path in self.images.paths])
+        self.used = list(range(len(self.images)))  # numbers of the pictures that are not excluded
 
     def _stored(self, folder: Path | None) -> list[Path] | None:
         """Return the stored LR versions of all pictures after checking their sizes; None without a folder."""
@@ -83,17 +86,25 @@ class EvalSet(Dataset[dict[str, Any]]):
                 raise DataError(f"LR image {path} ({h} x {w}) times {self.scale:g} exceeds its HR ({height} x {width})")
         return paths
 
+    def exclude(self, names: Container[str]) -> None:
+        """Leave out the pictures with these ``names``."""
+        self.used = [number for number, name in enumerate(self.names) if name not in names]
+
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.used)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return picture ``index`` as {"lr": (3, h, w), "hr": (3, H, W), "name": file stem}, float32 in [0, 1]."""
+        """Return picture ``index`` as {"lr": (3, h, w), "hr": (3, H, W), "name": str}, float32 in [0, 1].
+
+        The name is the stem of the file, with a number if several files have the same.
+        """
+        index = self.used[index]
         hr = self.images[index]
         if self.stored is None:
             lr, hr = self._computed(hr)
         else:
             lr, hr = self._paired(to_rgb(io.read(self.stored[index])), hr)
-        return {"lr": to_float(lr), "hr": to_float(hr), "name": self.images.paths[index].stem}
+        return {"lr": to_float(lr), "hr": to_float(hr), "name": self.names[index]}
 
     def _computed(self, hr: Array) -> tuple[Array, Array]:
         """Crop ``hr`` (H, W, 3) and compute its LR version; return (lr, hr)."""
@@ -112,6 +123,18 @@ class EvalSet(Dataset[dict[str, Any]]):
             lr = lr[top : top + side, left : left + side]
             hr = hr[round(top * self.scale) :, round(left * self.scale) :]
         return lr, hr[: round(lr.shape[0] * self.scale), : round(lr.shape[1] * self.scale)]
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """Return ``names`` with a number behind those that occurred before, such as ``a``, ``b``, ``a-2``."""
+    found: dict[str, None] = {}
+    for name in names:
+        number, new = 1, name
+        while new in found:
+            number += 1
+            new = f"{name}-{number}"
+        found[new] = None
+    return list(found)
 
 
 def resize_matlab_to(image: Array, size: tuple[int, int]) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -115,6 +115,21 @@ class Folder(Source):
     def lr_folder(self, scale: float) -> Path | None:
         """Return the folder ``X{scale}`` in ``lr``, see `Source.lr_folder`."""
         return self.lr / f"X{scale:g}" if self.lr is not None else None
+
+
+class Files(Source):
+    """A list of picture files.
+
+    Args:
+        paths: the files.
+    """
+
+    def __init__(self, paths: Sequence[str | Path]) -> None:
+        self.paths = [Path(path) for path in paths]
+
+    def files(self, usable: Filter = list) -> list[Path]:
+        """Return the files; see `Source.files`."""
+        return usable(self.paths)
 
 
 def split_folder(

@@ -104,12 +104,14 @@ def run(
     tile: int = tiling.TILE,
     self_ensemble: bool = False,
     autocast: Context = nullcontext,
+    alone: bool = True,
 ) -> int:
     """Enlarge each (input, output) of ``jobs``, see `plan`; log the pictures that fail and continue.
 
     Pictures are written in bands while they are rendered (`lmf.inference.tiling`) and appear when they are complete.
     TIFF files are enlarged page by page. SIGTERM exits like Ctrl-C and leaves no partial file behind. The options are
-    those of `upscale_files`.
+    those of `upscale_files`; ``alone`` says whether to show progress and peak memory, which one of several processes
+    does not.
 
     Returns:
         The number of pictures that failed.
@@ -119,7 +121,7 @@ def run(
     renderer = model.renderer.watched(seen)
     wanted = (size[0], size[1]) if size else None
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, transient=True, disable=not Console().is_terminal)
+    progress = Progress(*columns, transient=True, disable=not (alone and Console().is_terminal))
     with terminable(), progress, torch.inference_mode(), evaluating(model), autocast():
         bar = progress.add_task("enlarging", total=len(jobs))
         for done, (source, destination) in enumerate(jobs):
@@ -142,7 +144,7 @@ def run(
                 (h, w), (rows, cols) = io.read_size(source), io.read_size(destination)
                 several = f", {count} pages" if count > 1 else ""
                 log.info(f"{source} {w}x{h} -> {destination} {cols}x{rows}{several}{found}")
-    if peak := process_peak():
+    if alone and (peak := process_peak()):
         log.info(f"peak memory {peak / 2**30:.2f} GiB")
     return failed
 

@@ -57,6 +57,7 @@ def plan(
     size: Sequence[int] | None,
     fmt: str | None = None,
     overwrite: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> list[tuple[Path, Path]]:
     """List the inputs and their outputs: ``photo.jpg`` becomes ``output/photo_x3.7.jpg``, and subfolders are kept.
 
@@ -72,6 +73,8 @@ def plan(
         size: output (height, width) for their names, if ``scale`` is None. Names show width x height.
         fmt: suffix of the outputs without its dot.
         overwrite: whether to replace existing outputs.
+        share: (r, R) lists every R-th picture from the r-th on, for one of R processes. A picture belongs to the same
+            process whatever the others have written.
 
     Returns:
         (input, output) for each picture.
@@ -108,6 +111,8 @@ def plan(
         if file.resolve() in outputs:
             log.info(f"{file} is left out: it is the output of another input")
             del jobs[destination]
+    rank, count = share
+    jobs = dict([*jobs.items()][rank::count])
     kept = [destination for destination in jobs if not overwrite and destination.exists()]
     for destination in kept:
         log.info(f"{destination} exists and is kept; the option overwrite replaces it")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -13,3 +15,9 @@ def to_network(rgb: Tensor) -> Tensor:
 def from_network(rgb: Tensor) -> Tensor:
     """Convert network units [-1, 1] to colours in [0, 1]; values outside are clamped."""
     return (rgb / 2 + 0.5).clamp(0, 1)
+
+
+def to_uint8(rgb: Tensor) -> np.ndarray:
+    """Convert colours (3, H, W) in [0, 1] to uint8 (H, W, 3); values outside are clamped."""
+    array: np.ndarray = (rgb.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return array

@@ -27,6 +27,10 @@ class PictureMetric(Metric):
         """Always true, because a process without pictures is no reason for torchmetrics' warning."""
         return True
 
+    def add(self, values: Tensor) -> None:
+        """Add the ``values`` (B,) that this metric had for pictures that were measured before."""
+        raise TypeError(f"{type(self).__name__} does not define add(values)")
+
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Any = "") -> Any:
         """Move the states to the device of the module but keep their dtype, which bfloat16 training would round."""
         super()._apply(fn, tuple(self._defaults))
@@ -69,8 +73,11 @@ class PictureMean(PictureMetric):
         Raises:
             ValueError: if the shapes differ, or too few pixels are left inside the border.
         """
-        values = self.measure(sr, hr, space=self.space, shave=self.shave)
-        self.total += values.sum()
+        self.add(self.measure(sr, hr, space=self.space, shave=self.shave))
+
+    def add(self, values: Tensor) -> None:
+        """Add the ``values`` (B,) of pictures that were measured before; see `PictureMetric.add`."""
+        self.total += values.to(self.total).sum()
         self.count += len(values)
 
     def compute(self) -> Tensor:
@@ -119,9 +126,12 @@ class ColourShare(PictureMetric):
         Raises:
             ValueError: if the shapes differ.
         """
-        shares = colour_share(sr, hr)
-        grey = ~shares.isnan()
-        self.total += shares[grey].sum()
+        self.add(colour_share(sr, hr))
+
+    def add(self, values: Tensor) -> None:
+        """Add the ``values`` (B,) of pictures that were measured before, NaN for coloured references."""
+        grey = ~values.isnan()
+        self.total += values[grey].to(self.total).sum()
         self.count += grey.sum()
 
     def compute(self) -> Tensor:
@@ -146,7 +156,11 @@ class RawMax(PictureMetric):
 
     def update(self, sr: Tensor, hr: Tensor) -> None:
         """Add the outputs ``sr`` (B, 3, H, W), not clamped, with 0 as black and 1 as white; ``hr`` is not used."""
-        self.largest = torch.maximum(self.largest, raw_max(sr).max().to(self.largest.dtype))  # keeps NaN
+        self.add(raw_max(sr))
+
+    def add(self, values: Tensor) -> None:
+        """Add the ``values`` (B,) of pictures that were measured before."""
+        self.largest = torch.cat([self.largest[None], values.to(self.largest)]).amax()  # keeps NaN
 
     def compute(self) -> Tensor:
         """Return the largest absolute output of all processes, a scalar; 0 if there were no pictures."""

@@ -128,11 +128,11 @@ class SRModule(L.LightningModule):
                 "checkpoints saved before are intact: resume with a lower learning rate or with gradient clipping"
             )
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor] | None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any] | None:
         """Measure a picture of a validation set; see `test_step`."""
         return self.test_step(batch, batch_idx, dataloader_idx)
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor] | None:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any] | None:
         """Enlarge and measure a picture.
 
         Args:
@@ -142,27 +142,26 @@ class SRModule(L.LightningModule):
             dataloader_idx: number of the set.
 
         Returns:
-            ``{"sr": (1, 3, H, W)}`` in [0, 1]; None for an empty batch.
+            ``{"sr": (1, 3, H, W)}`` in [0, 1], and the metrics of this picture as ``"values"``; None for an empty
+            batch.
         """
         if not batch:
             return None
         metrics = cast(nn.ModuleList, self.metrics[dataloader_idx])
-        if self.bicubic is not None:
-            self.measure(self.bicubic, metrics[1], batch)
-        return self.measure(self.model, metrics[0], batch, self.self_ensemble)
+        baseline = {} if self.bicubic is None else self.measure(self.bicubic, metrics[1], batch)["values"]
+        measured = self.measure(self.model, metrics[0], batch, self.self_ensemble)
+        return {"sr": measured["sr"], "values": measured["values"] | baseline}
 
-    def measure(
-        self, model: SRModel, metrics: nn.Module, batch: Batch, self_ensemble: bool = False
-    ) -> dict[str, Tensor]:
+    def measure(self, model: SRModel, metrics: nn.Module, batch: Batch, self_ensemble: bool = False) -> dict[str, Any]:
         """Enlarge the picture of ``batch`` with ``model`` and update ``metrics``.
 
         Returns:
-            ``{"sr": (1, 3, H, W)}`` in [0, 1].
+            ``{"sr": (1, 3, H, W)}`` in [0, 1], and the metrics of this picture as ``"values"``.
         """
         hr = batch["hr"]
         sr = model.render(to_network(batch["lr"]), hr.shape[-2:], self_ensemble=self_ensemble)
-        cast(MetricCollection, metrics).update(sr / 2 + 0.5, hr)  # not clamped, which the measures of faults need
-        return {"sr": from_network(sr)}
+        values = cast(MetricCollection, metrics)(sr / 2 + 0.5, hr)  # not clamped, which the measures of faults need
+        return {"sr": from_network(sr), "values": {name: value.item() for name, value in values.items()}}
 
     def on_validation_epoch_start(self) -> None:
         """Clear the results of the previous validation."""

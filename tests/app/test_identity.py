@@ -142,3 +142,11 @@ def test_pictures_behind_links(compose, tmp_path):
 
 def test_an_empty_text_is_not_the_working_folder():
     assert named("") == []
+
+
+@pytest.mark.parametrize("form", ["[bicubic,'{}']", "[bicubic,{{model:'{}',label:a}}]"])
+def test_the_models_of_a_comparison(compose, file, form):
+    overrides = ("task=compare", f"task.models={form.format(file)}")
+    before = identity(compose(*overrides))
+    touch(file)
+    assert identity(compose(*overrides)) != before

@@ -1,5 +1,4 @@
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -16,48 +15,10 @@ from omegaconf import OmegaConf
 import lmf
 from lmf.app import sweep
 from lmf.app.identity import identity
+from lmf.app.notes import read_note
 from lmf.renderers.cmsr.tables import Table, Tables, fingerprint
 
 from ..conftest import ROOT, TINY
-
-
-def job(folder, number, overrides, error=None, rows=()):
-    path = folder / str(number)
-    (path / ".hydra").mkdir(parents=True)
-    (path / ".hydra" / "overrides.yaml").write_text(json.dumps(overrides))
-    if error != "killed":
-        sweep.write_note(path, overrides, error, "x")
-    if rows:
-        (path / "results.json").write_text(json.dumps(rows))
-
-
-def row(scale, share, psnr):
-    return {"set": "set5", "scale": scale, "images": 5, "protocol": "benchmark", "psnr": psnr, "dense_psnr": 26.0,
-            "psnr_vs_dense": 50.0, "rendered_share": share, "render_s": share, "dense_render_s": 1.0}  # fmt: skip
-
-
-def test_one_table_of_what_there_is(tmp_path, capsys, caplog):
-    for number, threshold in enumerate(("1e-5", "1e-4")):
-        job(tmp_path, number, [f"renderer.mse_threshold={threshold}", "scale=8", "task=test"],
-            rows=[row(8.0, 0.3 - 0.1 * number, 25.9)])  # fmt: skip
-    job(tmp_path, 2, ["renderer.mse_threshold=1", "scale=8", "task=test"], error="no table\nkeeps it")
-    job(tmp_path, 10, ["renderer.mse_threshold=2", "scale=8", "task=test", "launcher=joblib"], error="killed")
-    sweep.show(tmp_path)
-    rows = list(csv.DictReader((tmp_path / "sweep.csv").open()))
-    assert [(r["job"], r["renderer.mse_threshold"], r["rendered_share"]) for r in rows] == [
-        ("0", "1e-5", "0.3"),
-        ("1", "1e-4", str(0.3 - 0.1)),
-        ("2", "1", ""),
-        ("10", "2", ""),
-    ]
-    assert [r["error"] for r in rows] == ["", "", "no table\nkeeps it", "did not finish"]
-    assert "task" not in rows[0]  # the same in all jobs
-    assert "launcher" not in rows[0]  # does not influence the result of a job
-    assert (tmp_path / "pareto.png").stat().st_size > 10000
-    out = capsys.readouterr().out
-    assert "1e-4" in out
-    assert caplog.messages == ["job 2 failed: no table\nkeeps it", "job 10 failed: did not finish"]
-    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
 def test_the_identity_is_that_of_the_start(compose, tmp_path, monkeypatch):
@@ -74,7 +35,7 @@ def test_the_identity_is_that_of_the_start(compose, tmp_path, monkeypatch):
     (photos / "new.png").touch()
     assert identity(job) != before
     callback.on_job_end(config=config, job_return=JobReturn(status=JobStatus.COMPLETED))
-    assert sweep.read_note(tmp_path / "0")["identity"] == before
+    assert read_note(tmp_path / "0")["identity"] == before
 
 
 def test_a_restarted_command_keeps_its_output_and_finds_the_package(tmp_path):
@@ -96,11 +57,6 @@ with sweep.surviving_workers(["--version"]):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout == f"before\nlmf {lmf.__version__}\n", done.stderr
     assert str([str(ROOT)]) in done.stderr
-
-
-def test_an_empty_sweep_is_no_error(tmp_path):
-    assert sweep.collect(tmp_path) == []
-    sweep.show(tmp_path / "nothing")
 
 
 @pytest.fixture(scope="module")

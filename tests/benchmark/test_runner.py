@@ -161,10 +161,14 @@ def test_files_hold_one_row_per_case(models, machine, monkeypatch, tmp_path):
         lines = list(csv.DictReader(file))
     assert [float(line["total_s"]) for line in lines] == [1.5] * 8
     assert lines[0]["lr"] == "4x6"
-    for path in plots.save(rows, tmp_path):
-        with Image.open(path) as plot:
-            assert min(plot.size) > 200
-    assert {p.name for p in tmp_path.glob("*.png")} == {"benchmark_4x6.png", "benchmark_8x6.png", "roofline.png"}
+    names = {"benchmark_4x6", "benchmark_8x6", "roofline"}
+    assert {p.name for p in plots.save_plots(rows, tmp_path)} == {
+        f"{n}.{kind}" for n in names for kind in ("png", "pdf")
+    }
+    for name in names:
+        with Image.open(tmp_path / f"{name}.png") as plot:
+            assert min(plot.size) > 800  # sharp in print
+        assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     text = io.StringIO()
     Console(file=text, width=100).print(*tables.benchmark_tables(rows))
     assert text.getvalue().count("lm_liif") == 4
@@ -179,7 +183,7 @@ def test_a_plot_is_whole_or_absent(models, tmp_path, monkeypatch):
     monkeypatch.setattr(plots.Figure, "savefig", full)
     rows = runner.count(models, runner.plan(models, [(4, 6)], [2], ["fused"]))
     with pytest.raises(OSError, match="No space left"):
-        plots.save(rows, tmp_path)
+        plots.save_plots(rows, tmp_path)
     assert not list(tmp_path.iterdir())
 
 

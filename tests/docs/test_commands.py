@@ -16,6 +16,7 @@ from itertools import pairwise
 import pytest
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ..conftest import ROOT, TINY
@@ -45,6 +46,7 @@ NOT_RUN = {
     "lmf *data=div2k*": "downloads 4 GB and trains for days",
     "lmf *trainer.devices=8*": "needs 8 GPUs",
     "lmf *launcher=submitit_slurm*": "needs Slurm",
+    "lmf *launcher=ray*": "needs Ray; test_ray runs it where it is installed",
 }
 
 # What makes a command short. A command gets those options that its config has; what it says itself counts more.
@@ -64,6 +66,7 @@ SMALL = (
     "task.sizes=[[6,8]]",
     "task.repeats=1",
     "task.budget=0.1",
+    "hydra.sweeper.trials=2",
 )
 # They need LIIF's published checkpoint or benchmark sets, which a developer may have beside the checkout.
 REFERENCE = {"edsr-baseline-liif.pth": "weights/edsr-baseline-liif.pth", "data=benchmarks": "data/benchmark"}
@@ -89,10 +92,18 @@ def configs_of(arguments: Sequence[str]) -> list[DictConfig]:
         own = []
         for o in overrides:
             swept = options.multirun and o.is_sweep_override()
-            value = list(o.sweep_string_iterator())[job] if swept else ""
+            value = swept_value(o, job) if swept else ""
             own.append(f"{o.get_key_element()}={value}" if swept else o.input_line)
         found.append(composed(*own))
     return found
+
+
+def swept_value(override: Override, job: int) -> str:
+    """The value of a job, the first (0) or the last (-1); the end of an interval, which a search covers."""
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        return str((value.start, value.end)[job])
+    return list(override.sweep_string_iterator())[job]
 
 
 def check(command: Command) -> None:
@@ -189,7 +200,7 @@ def test_a_mistake_is_found(line):
 @pytest.mark.slow
 def test_every_shortening_is_an_option():
     encoders = [composed("schedule=decoder", f"encoder={name}") for name in ("edsr_baseline", "rdn", "swinir")]
-    configs = [*encoders, composed("task=benchmark")]
+    configs = [*encoders, composed("task=benchmark"), composed("search=optuna")]
     for option in SMALL:
         parent, _, last = option.lstrip("+").partition("=")[0].rpartition(".")
         nodes = [OmegaConf.select(config, parent) for config in configs]

@@ -26,7 +26,8 @@ def name(page: Path) -> str:
 def configs() -> list[DictConfig]:
     """Configs that have, together, all options."""
     tasks = [composed(f"task={task}") for task in TASKS]
-    return [*tasks, composed("renderer=cmsr"), composed("data=folder"), composed("launcher=joblib")]
+    return [*tasks, composed("renderer=cmsr"), composed("data=folder"), composed("launcher=joblib"),
+            composed("launcher=ray"), composed("search=optuna")]  # fmt: skip
 
 
 def is_option(key: str, value: str, configs: list[DictConfig]) -> bool:

@@ -61,7 +61,7 @@ def run(config: DictConfig) -> None:
         once = runner.plan(models, sizes, task.scales, task.backends[:1], self_ensembles=averaged)
         rows = runner.count(models, once)
     runner.save(rows, output)
-    plots.save(rows, output)
+    plots.save_plots(rows, output)
     console().print(*tables.benchmark_tables(rows))
     if task.time:
         peak, bandwidth = rows[0].peak_gflops, rows[0].peak_gbs

@@ -216,6 +216,12 @@ def device_of(config: DictConfig) -> torch.device:
     return L.Fabric(accelerator=config.trainer.accelerator, devices=1).device
 
 
+def devices_of(config: DictConfig) -> list[torch.device]:
+    """Return the devices that ``config.trainer`` chooses on this machine, for tasks without a trainer."""
+    fabric = L.Fabric(accelerator=config.trainer.accelerator, devices=config.trainer.devices)
+    return list(getattr(fabric.strategy, "parallel_devices", None) or [fabric.device])
+
+
 def save_config(config: DictConfig, output: Path) -> None:
     """Write the resolved config to ``config.yaml``; a resumed run adds ``config-1.yaml``, ``config-2.yaml``, ..."""
     if not is_rank_zero():

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lmf.app import runs
+from lmf.app.identity import identity
 from lmf.app.tasks.common import check_data, load, report, save_config, self_ensemble
 from lmf.app.tasks.trainer import make_trainer
+from lmf.training.callbacks import RecordsCallback
 from lmf.training.module import SRModule
+from lmf.training.ranks import watching
 
 
 def run(config: DictConfig) -> None:
     """Measure the trained model and write ``results.csv`` and ``results.json`` to the run folder.
+
+    The values of every picture are written at once. If the test is interrupted, another one in the same run folder
+    continues with the pictures that are missing; multi-scale rendering is compared on all pictures again.
 
     Raises:
         UserError: if no model is chosen, or the run folder holds other results.
@@ -23,6 +30,7 @@ def run(config: DictConfig) -> None:
     output = Path(config.paths.output)
     runs.check_output(output)
     title = str(config.ckpt_path or config.name)
+    same = identity(config)
     averaged = self_ensemble(config)
     model = load(config)
     datamodule = instantiate(
@@ -31,6 +39,9 @@ def run(config: DictConfig) -> None:
     check_data(datamodule, "test")
     save_config(config, output)
     module = SRModule(model, seed=config.seed, self_ensemble=averaged)
-    trainer = make_trainer(config)
-    trainer.test(module, datamodule=datamodule, verbose=False)
+    records = RecordsCallback(output, same, config.save_images, resume=not model.renderer.multi_scale)
+    trainer = make_trainer(config, records)
+    started = partial(getattr, trainer.strategy.launcher, "procs", ())  # by Lightning, on several devices
+    with watching(started, f"the same command with hydra.run.dir={output} continues"):
+        trainer.test(module, datamodule=datamodule, verbose=False)
     report(trainer, module, output, title)

@@ -13,11 +13,11 @@ from omegaconf import DictConfig
 from lmf.precision import autocast
 
 
-def make_trainer(config: DictConfig) -> L.Trainer:
-    """Build the trainer of ``config`` with its callbacks and loggers."""
+def make_trainer(config: DictConfig, *callbacks_of_task: L.Callback) -> L.Trainer:
+    """Build the trainer of ``config`` with its callbacks and loggers, and the callbacks that the task adds."""
     quieten()
     autocast(config.trainer.precision, "cpu")  # raises an error for precisions that round coordinates
-    callbacks = [instantiate(c) for c in config.callbacks.values() if c]
+    callbacks = [*callbacks_of_task, *(instantiate(c) for c in config.callbacks.values() if c)]
     if config.task.name == "fit" and config.schedule.ema:
         callbacks.append(EMAWeightAveraging(decay=config.schedule.ema))
     loggers = [instantiate(c, _convert_="all") for c in config.logger.values() if c]

@@ -4,6 +4,14 @@ from lmf.training.callbacks.checkpoint_io import AtomicCheckpointIO
 from lmf.training.callbacks.cmsr import CMSRCallback
 from lmf.training.callbacks.cost import CostCallback
 from lmf.training.callbacks.pictures import PicturesCallback
+from lmf.training.callbacks.records import RecordsCallback
 from lmf.training.callbacks.resume import ResumeCheckpoint
 
-__all__ = ["AtomicCheckpointIO", "CMSRCallback", "CostCallback", "PicturesCallback", "ResumeCheckpoint"]
+__all__ = [
+    "AtomicCheckpointIO",
+    "CMSRCallback",
+    "CostCallback",
+    "PicturesCallback",
+    "RecordsCallback",
+    "ResumeCheckpoint",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +12,13 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.loggers import WandbLogger
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lmf.decoders import Bicubic
 from lmf.encoders import Identity
 from lmf.errors import UserError
-from lmf.io.colour import from_network, to_network
+from lmf.io.colour import from_network, to_network, to_uint8
 from lmf.io.files import replacing
 from lmf.metrics import psnr
 from lmf.model import SRModel
@@ -25,7 +26,7 @@ from lmf.model import SRModel
 Where = Literal["detail", "centre"]
 Box = tuple[tuple[int, int], tuple[int, int]]
 
-_GAP, _LABEL = 4, 14  # pixels between pictures, and of the line of text above them
+_GAP, _LABEL, _SIDE = 6, 20, 288  # pixels between crops, of the line of text above them, and of a side at least
 
 
 class PicturesCallback(L.Callback):
@@ -166,19 +167,25 @@ def choose_box(hr: Tensor, crop: int, where: Where) -> Box:
 
 
 def draw(crops: Sequence[Tensor], labels: Sequence[str]) -> Image.Image:
-    """Draw ``crops`` (1, 3, h, w) in [0, 1] side by side on white, each below its label."""
-    h, w = crops[0].shape[-2:]
+    """Draw ``crops`` (1, 3, h, w) in [0, 1] side by side on white, each below its label.
+
+    Small crops are shown with several screen pixels for each of their pixels, so that the larger side has at least
+    `_SIDE`.
+    """
+    times = max(1, math.ceil(_SIDE / max(crops[0].shape[-2:])))
+    h, w = (times * n for n in crops[0].shape[-2:])
     out = Image.new("RGB", (len(crops) * (w + _GAP) - _GAP, h + _LABEL), "white")
     pen = ImageDraw.Draw(out)
+    font = ImageFont.load_default(size=_LABEL - 6)
     for i, (crop, label) in enumerate(zip(crops, labels, strict=True)):
-        pen.text((i * (w + _GAP), 1), label, fill="black")
-        out.paste(to_pil(crop[0]), (i * (w + _GAP), _LABEL))
+        pen.text((i * (w + _GAP), 1), label, fill="black", font=font)
+        out.paste(to_pil(crop[0]).resize((w, h), Image.Resampling.NEAREST), (i * (w + _GAP), _LABEL))
     return out
 
 
 def to_pil(rgb: Tensor) -> Image.Image:
     """Convert ``rgb`` (3, H, W) in [0, 1] to 8 bits. Values outside are clamped."""
-    return Image.fromarray((rgb.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
+    return Image.fromarray(to_uint8(rgb))
 
 
 def save_png(picture: Image.Image, path: Path) -> None:

@@ -17,8 +17,10 @@ def test_one_strip_per_picture(module, data, make_trainer, tmp_path):
     item = data.val_sets[0][0]
     lr, hr = item["lr"], item["hr"]
     strip = np.asarray(Image.open(tmp_path / "pictures" / "epoch0000_set5_x2_baby.png"))
-    assert strip.shape == (16 + 14, 4 * 16 + 3 * 4, 3)
-    shown = [strip[14:, i * 20 : i * 20 + 16] for i in range(4)]
+    assert strip.shape == (288 + 20, 4 * 288 + 3 * 6, 3)  # 18 x 18 pixels for each of the 16 x 16
+    large = [strip[20:, i * 294 : i * 294 + 288] for i in range(4)]
+    shown = [picture[::18, ::18] for picture in large]
+    assert all(np.array_equal(x, y.repeat(18, 0).repeat(18, 1)) for x, y in zip(large, shown, strict=True))
     rows, cols = slice(16, 32), slice(12, 28)  # the centre of 48 x 40
 
     def pixels(x: torch.Tensor) -> np.ndarray:
@@ -40,7 +42,7 @@ def test_shows_the_output_of_the_step_under_its_psnr(tmp_path):
     strip, caption = callback.strip(hr[..., ::2, ::2], sr, hr, ((2, 18), (4, 20)))
     error = (sr - hr)[..., 2:18, 4:20].square().mean().item()
     assert f"ours {-10 * np.log10(error):.2f} dB | HR (PSNR of this crop)" in caption
-    ours = np.asarray(strip)[14:, 40:56]
+    ours = np.asarray(strip)[20::18, 588 : 588 + 288 : 18]
     assert np.array_equal(ours, (sr[0, :, 2:18, 4:20] * 255).round().byte().permute(1, 2, 0).numpy())
 
 
