@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lmf.app import runs
+from lmf.app import runs, tracking
 from lmf.app.tasks.common import check_data, load, report, save_config
 from lmf.app.tasks.trainer import make_trainer
 from lmf.training.module import SRModule
@@ -30,6 +30,6 @@ def run(config: DictConfig) -> None:
     check_data(datamodule, "test")
     save_config(config, output)
     module = SRModule(model, seed=config.seed)
-    trainer = make_trainer(config)
+    trainer = make_trainer(config, tracking.facts(config, datamodule, "test"))
     trainer.test(module, datamodule=datamodule, verbose=False)
     report(trainer, module, output, title)

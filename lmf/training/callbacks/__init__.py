@@ -1,9 +1,19 @@
-"""Lightning callbacks for costs, pictures, comparisons with dense rendering, and resumable checkpoints."""
+"""Lightning callbacks for costs, pictures, tables, training health, comparisons with dense rendering, and checkpoints."""
 
 from lmf.training.callbacks.checkpoint_io import AtomicCheckpointIO
 from lmf.training.callbacks.cmsr import CMSRCallback
 from lmf.training.callbacks.cost import CostCallback
+from lmf.training.callbacks.health import HealthCallback
+from lmf.training.callbacks.images import ImagesCallback
 from lmf.training.callbacks.pictures import PicturesCallback
 from lmf.training.callbacks.resume import ResumeCheckpoint
 
-__all__ = ["AtomicCheckpointIO", "CMSRCallback", "CostCallback", "PicturesCallback", "ResumeCheckpoint"]
+__all__ = [
+    "AtomicCheckpointIO",
+    "CMSRCallback",
+    "CostCallback",
+    "HealthCallback",
+    "ImagesCallback",
+    "PicturesCallback",
+    "ResumeCheckpoint",
+]

@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args
 import lightning as L
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.loggers import WandbLogger
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from lmf.io.colour import from_network, to_network
 from lmf.io.files import replacing
 from lmf.metrics import psnr
 from lmf.model import SRModel
+from lmf.training.loggers import log_pictures
 
 Where = Literal["detail", "centre"]
 Box = tuple[tuple[int, int], tuple[int, int]]
@@ -31,8 +31,8 @@ _GAP, _LABEL = 4, 14  # pixels between pictures, and of the line of text above t
 class PicturesCallback(L.Callback):
     """Saves strips "LR | bicubic | ours | HR" of a crop of validation pictures.
 
-    The files are called ``<output>/pictures/epoch0003_set5_x4_baby.png``. A W&B logger receives the strips as
-    ``pictures/set5_x4``. Only global rank zero saves strips, of the pictures that it evaluates. The ``validation_step``
+    The files are called ``<output>/pictures/epoch0003_set5_x4_baby.png``. W&B and TensorBoard receive the strips as
+    ``pictures/set5_x4`` and show them with a slider over the steps. Only global rank zero saves strips, of the pictures that it evaluates. The ``validation_step``
     of the module must return ``{"sr": (1, 3, H, W)}`` in [0, 1], and batches must have ``lr``, ``hr`` and ``name``.
 
     Args:
@@ -99,15 +99,13 @@ class PicturesCallback(L.Callback):
         strips.append((strip, caption))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the strips to W&B."""
+        """Log the strips."""
         if trainer.sanity_checking:
             return
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                for name, strips in self.strips.items():
-                    if strips:
-                        pictures, captions = (list(column) for column in zip(*strips, strict=True))
-                        logger.log_image(f"pictures/{name}", pictures, step=trainer.global_step, caption=captions)
+        for name, strips in self.strips.items():
+            if strips:
+                pictures, captions = zip(*strips, strict=True)
+                log_pictures(trainer.loggers, f"pictures/{name}", pictures, captions, trainer.global_step)
         self.strips.clear()
         self.validations += 1
 
