@@ -14,6 +14,19 @@ from typing import Any
 
 ENTITY = "team"
 TIME = "2026-01-01T00:00:00"
+USER = {
+    "id": "user",
+    "entity": ENTITY,
+    "username": ENTITY,
+    "name": ENTITY,
+    "email": "a@b.c",
+    "photoUrl": None,
+    "admin": False,
+    "flags": "{}",
+    "deletedAt": None,
+    "teams": {"edges": []},
+    "apiKeys": {"edges": []},
+}
 
 
 class WandbServer:
@@ -62,21 +75,7 @@ class WandbServer:
     # Runs
 
     def on_viewer(self, variables: dict[str, Any], query: str) -> dict[str, Any]:
-        empty: dict[str, Any] = {"edges": []}
-        return {
-            "viewer": {
-                "id": "user",
-                "entity": ENTITY,
-                "username": ENTITY,
-                "name": ENTITY,
-                "email": "a@b.c",
-                "admin": False,
-                "flags": "{}",
-                "deletedAt": None,
-                "teams": empty,
-                "apiKeys": empty,
-            }
-        }
+        return {"viewer": USER}
 
     on_queryViewer = on_getDefaultEntity = on_getViewer = on_viewer
 
@@ -167,9 +166,8 @@ class WandbServer:
 
     def project(self, name: str) -> dict[str, Any]:
         known = {"id": f"project-{name}", "internalId": "1", "name": name, "entityName": ENTITY, "entity": ENTITY}
-        user = {"id": "user", "name": ENTITY, "username": ENTITY, "email": "a@b.c", "admin": False, "flags": "{}"}
         facts = {"createdAt": TIME, "isBenchmark": False, "description": "", "access": "USER_READ", "views": "{}"}
-        return {**known, **facts, "user": {**user, "deletedAt": None, "teams": {"edges": []}, "apiKeys": {"edges": []}}}
+        return {**known, **facts, "user": USER}
 
     def on_createProject(self, variables: dict[str, Any], query: str) -> dict[str, Any]:
         name = variables["input"]["name"]
@@ -203,9 +201,8 @@ class WandbServer:
 
     def on_projectViews(self, variables: dict[str, Any], query: str) -> dict[str, Any]:
         found = [view for view in self.views.values() if view["type"] == "runs"]
-        user = {"username": ENTITY, "photoUrl": None, "email": None, "name": ENTITY}
         times = {"createdAt": TIME, "updatedAt": TIME}
-        extra = {**times, "user": user, "previewUrl": None, "viewCount": 0}
+        extra = {**times, "user": USER, "previewUrl": None, "viewCount": 0}
         nodes = [{"node": {**view, **extra}, "cursor": ""} for view in found]
         page = {"endCursor": None, "hasNextPage": False}
         return {"project": {**self.project(variables["project"]), "allViews": {"edges": nodes, "pageInfo": page}}}
@@ -213,6 +210,34 @@ class WandbServer:
     def on_specificReport(self, variables: dict[str, Any], query: str) -> dict[str, Any]:
         times = {"createdAt": TIME, "updatedAt": TIME}
         return {"view": {**self.views[variables["reportId"]], **times}}
+
+
+    # Sweeps
+
+    def on_upsertSweep(self, variables: dict[str, Any], query: str) -> dict[str, Any]:
+        name = f"sweep{len(self.sweeps)}"
+        self.sweeps.append({"id": name, "name": name, **{k: v for k, v in variables.items() if v is not None}})
+        project = {"id": "project", "name": variables["projectName"], "entity": {"id": "entity", "name": ENTITY}}
+        return {"upsertSweep": {"sweep": {"name": name, "project": project}, "configValidationWarnings": []}}
+
+    def on_sweepWithRuns(self, variables: dict[str, Any], query: str) -> dict[str, Any]:
+        (sweep,) = [sweep for sweep in self.sweeps if sweep["name"] == variables["sweep"]]
+        facts = {"state": "RUNNING", "method": "bayes", "createdAt": TIME, "runs": {"edges": []}, "scheduler": None}
+        return {"project": {"sweep": {**sweep, **facts}}}
+
+    def on_createAgent(self, variables: dict[str, Any], query: str) -> dict[str, Any]:
+        return {"createAgent": {"agent": {"id": "agent"}}}
+
+    def on_heartbeat(self, variables: dict[str, Any], query: str) -> dict[str, Any]:
+        """The next run of the sweep when the last one has ended, then the command to stop."""
+        if json.loads(variables["runState"]):
+            return {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": "[]"}}
+        if self.sweep_runs:
+            arguments = {key: {"value": value} for key, value in self.sweep_runs.pop(0).items()}
+            command = {"type": "run", "run_id": f"swept{len(self.sweep_runs)}", "args": arguments, "program": "lmf"}
+        else:
+            command = {"type": "exit"}
+        return {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": json.dumps([command])}}
 
 
 @contextmanager

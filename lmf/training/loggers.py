@@ -264,6 +264,15 @@ def log_rows(
             logger.log_table(key, columns=names, data=[[row.get(name) for name in names] for row in rows], step=step)
 
 
+def log_file(
+    loggers: Sequence[Logger], path: Path, name: str, aliases: Sequence[str], metadata: Mapping[str, Any]
+) -> None:
+    """Store the file ``path`` in W&B as a version of the artifact ``name``."""
+    for logger in loggers:
+        if isinstance(logger, WandbRun):
+            logger.log_file(path, name, aliases, metadata)
+
+
 def finish(failed: bool) -> None:
     """End the W&B run of this process, if any, so that the next job of a multirun does not log to it."""
     if wandb := sys.modules.get("wandb"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -47,8 +46,10 @@ def run(config: DictConfig) -> None:
         raise UserError(
             f"W&B refused: {one_line(error)}; log in with `wandb login`, and check entity and project"
         ) from error
-    write_text(output / "workspace.json", json.dumps(workspace._spec, indent=1) + "\n")
-    write_text(output / "report.json", json.dumps(report._spec, indent=1) + "\n")
+    output.mkdir(parents=True, exist_ok=True)
+    for name, saved in (("workspace", workspace), ("report", report)):
+        definition = saved._to_model().spec.model_dump_json(by_alias=True, exclude_none=True, indent=1)
+        write_text(output / f"{name}.json", definition + "\n")
     log.info(f"workspace: {workspace.url}")
     log.info(f"report: {report.url}")
 

@@ -11,15 +11,19 @@ import yaml
 from omegaconf import DictConfig
 
 from lmf import checkpoint
-from lmf.app import version
+from lmf.app import tracking, version
 from lmf.app.tasks.common import checkpoint_file, last_config, load
+from lmf.app.tasks.trainer import make_loggers
 from lmf.errors import UserError, one_line
+from lmf.training.loggers import log_file
 
 log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig) -> None:
     """Write the trained model and its card to ``config.output``.
+
+    With ``logger.wandb.log_model`` the file becomes a version of the W&B artifact named after it.
 
     Raises:
         UserError: if the suffix is not ``.safetensors``, no model is chosen, or the card or results are unreadable.
@@ -35,6 +39,9 @@ def run(config: DictConfig) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(model, output, card, half=config.half)
     log.info(f"{output}: {output.stat().st_size / 2**20:.1f} MiB, {', '.join(card) or 'an empty card'}")
+    wandb = config.logger.get("wandb")
+    if wandb and wandb.log_model:
+        log_file(make_loggers(config, tracking.facts(config)), output, output.stem, ["exported"], card)
 
 
 def known(source: Path) -> dict[str, Any]:
