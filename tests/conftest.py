@@ -58,16 +58,15 @@ def shared() -> Path:
     return folder
 
 
-@pytest.fixture
-def compose(tmp_path: Path) -> Callable[..., DictConfig]:
-    """Return ``compose(*overrides, output=...)``, which composes a config that writes to ``output``."""
+def composer(folder: Path) -> Callable[..., DictConfig]:
+    """Return ``compose(*overrides, output=...)``, which composes a config that writes to ``output`` in ``folder``."""
 
     def composed(*overrides: str, output: Path | None = None) -> DictConfig:
-        output = output or tmp_path / "run"
+        output = output or folder / "run"
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = hydra_compose(
                 "config",
-                [f"paths.output={output}", f"paths.runs={tmp_path / 'runs'}", *overrides],
+                [f"paths.output={output}", f"paths.runs={folder / 'runs'}", *overrides],
                 return_hydra_config=True,
             )
         HydraConfig.instance().set_config(config)
@@ -76,6 +75,12 @@ def compose(tmp_path: Path) -> Callable[..., DictConfig]:
         return config
 
     return composed
+
+
+@pytest.fixture
+def compose(tmp_path: Path) -> Callable[..., DictConfig]:
+    """See `composer`."""
+    return composer(tmp_path)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,11 +35,21 @@ class WandbRecord:
         return [row[name] for row in self.history if name in row]
 
     def table(self, name: str) -> list[dict[str, Any]]:
-        """The rows of the last table logged as ``name``."""
+        """The rows of the last table logged as ``name``. Cells with pictures are the paths of their files."""
         logged = self.column(name)[-1]
         assert logged["_type"] == "table-file"
-        content = json.loads((self.folder / "files" / logged["path"]).read_text())
-        return [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
+        files = [
+            {entry.path: Path(entry.local_path) for entry in artifact.manifest.contents}
+            for artifact in self.artifacts
+            if artifact.type == "run_table"
+        ]
+        own = [paths for paths in files if f"{name}.table.json" in paths][-1]
+        content = json.loads(own[f"{name}.table.json"].read_text())
+
+        def cell(value: Any) -> Any:
+            return own[value["path"]] if isinstance(value, dict) and value["_type"] == "image-file" else value
+
+        return [dict(zip(content["columns"], map(cell, row), strict=True)) for row in content["data"]]
 
 
 def records(path: Path) -> Iterator[Any]:
@@ -68,9 +79,20 @@ def offline_runs(folder: Path) -> list[WandbRecord]:
     return [read(path) for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
 
 
+def whole(path: Path, seconds: float = 60.0) -> list[Any]:
+    """All records of an ended run. W&B's service may write the last ones shortly after ``finish`` has returned."""
+    end = time.monotonic() + seconds
+    while True:
+        found = list(records(path))
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            return found
+        assert time.monotonic() < end, f"{path} has no end"
+        time.sleep(0.1)
+
+
 def read(path: Path) -> WandbRecord:
     found = WandbRecord(path.parent)
-    for record in records(path):
+    for record in whole(path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             found.run = record.run

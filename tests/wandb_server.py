@@ -6,7 +6,7 @@ import base64
 import gzip
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
@@ -55,6 +55,7 @@ class WandbServer:
         self.sweeps: list[dict[str, Any]] = []
         self.sweep_runs: list[dict[str, Any]] = []
         self.url = ""
+        self.stop: Callable[[], None] = lambda: None  # goes away, as a server that breaks down
 
     def environment(self) -> dict[str, str]:
         """Variables that lead a client here."""
@@ -285,11 +286,16 @@ def serving() -> Iterator[WandbServer]:
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients reset connections when they end
     wandb.url = f"http://127.0.0.1:{server.server_port}"
     Thread(target=server.serve_forever, daemon=True).start()
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+
+    wandb.stop = stop
     try:
         yield wandb
     finally:
-        server.shutdown()
-        server.server_close()
+        stop()
 
 
 def encoded(identifier: str) -> str:
