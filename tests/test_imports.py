@@ -31,7 +31,8 @@ ALLOWED = {
     "inference": {"errors", "grid", "io", "memory", "model", "renderers"},
     "calibration": {"data", "grid", "io", "kernels", "model", "renderers"},
     "training": {
-        "benchmark", "checkpoint", "decoders", "encoders", "errors", "grid", "io", "metrics", "model", "renderers",
+        "benchmark", "checkpoint", "decoders", "encoders", "errors", "grid", "io", "memory", "metrics", "model",
+        "renderers",
     },
     "app": {
         "benchmark", "calibration", "checkpoint", "data", "errors", "inference", "io", "model", "precision",

@@ -212,7 +212,6 @@ class WandbServer:
         times = {"createdAt": TIME, "updatedAt": TIME}
         return {"view": {**self.views[variables["reportId"]], **times}}
 
-
     # Sweeps
 
     def on_upsertSweep(self, variables: dict[str, Any], query: str) -> dict[str, Any]:

@@ -141,7 +141,11 @@ def report_blocks(content: Content, entity: str, project: str, cards: Mapping[st
         entity, project: whose runs the panels show.
         cards: by name of the model, see `lmf.list_models`.
     """
-    blocks: list[Any] = [wr.TableOfContents(), wr.H1(text="Pretrained models"), wr.MarkdownBlock(text=quality_of(cards))]
+    blocks: list[Any] = [
+        wr.TableOfContents(),
+        wr.H1(text="Pretrained models"),
+        wr.MarkdownBlock(text=quality_of(cards)),
+    ]
     for name, card in cards.items():
         facts = [f"- {key}: {card[key]}" for key in ("data", "licence", "version") if key in card]
         blocks += [wr.H2(text=name), wr.MarkdownBlock(text="\n".join(facts) or "no facts")]

@@ -254,9 +254,7 @@ def log_pictures(
                 logger.experiment.add_image(f"{key}/{number}", np.asarray(picture), step, dataformats="HWC")
 
 
-def log_rows(
-    loggers: Sequence[Logger], key: str, rows: Sequence[Mapping[str, Any]], step: int | None = None
-) -> None:
+def log_rows(loggers: Sequence[Logger], key: str, rows: Sequence[Mapping[str, Any]], step: int | None = None) -> None:
     """Log ``rows`` as a table to W&B, with a column for every name and empty cells where a row lacks it."""
     names = column_names(rows)
     for logger in loggers:

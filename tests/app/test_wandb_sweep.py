@@ -40,7 +40,10 @@ def sweeping(wandb_server, tmp_path):
 
 def test_the_agent_runs_our_command(sweeping, wandb_server, tmp_path):
     write = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]), file=open('started', 'a'))"
-    chosen = [{"schedule.optimizer.lr": 0.00042, "decoder.depth": 6}, {"schedule.optimizer.lr": 1e-4, "decoder.depth": 4}]
+    chosen = [
+        {"schedule.optimizer.lr": 0.00042, "decoder.depth": 6},
+        {"schedule.optimizer.lr": 1e-4, "decoder.depth": 4},
+    ]
     sweeping(write, *chosen)
     config = yaml.safe_load(wandb_server.sweeps[0]["config"])
     assert config["parameters"] == yaml.safe_load(SWEEP.read_text())["parameters"]

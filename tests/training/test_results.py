@@ -51,7 +51,9 @@ def test_wandb_gets_the_rows_as_a_table(rows, monkeypatch):
 
     tables = []
     monkeypatch.setattr(WandbLogger, "__init__", lambda self: None)
-    monkeypatch.setattr(WandbLogger, "log_table", lambda self, key, columns, data, step: tables.append((key, columns, data)))
+    monkeypatch.setattr(
+        WandbLogger, "log_table", lambda self, key, columns, data, step: tables.append((key, columns, data))
+    )
     log_rows([CSVLogger("unused"), WandbLogger()], "test/results", [row.columns() for row in rows])
     ((key, columns, data),) = tables
     assert key == "test/results"

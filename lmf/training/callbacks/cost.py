@@ -112,6 +112,7 @@ class CostCallback(L.Callback):
         rows = self.rows(costs, latencies)
         log_rows(trainer.loggers, "cost/stages", rows, step=trainer.global_step)
         if self.output is not None and trainer.is_global_zero:
+            self.output.mkdir(parents=True, exist_ok=True)
             write_text(self.output / "cost.csv", csv_text(rows))
             write_text(self.output / "cost.json", json.dumps(rows, indent=1) + "\n")
         self.show(costs, latencies, f"{type(model.encoder).__name__} + {type(model.decoder).__name__}")

@@ -83,9 +83,7 @@ class HealthCallback(L.Callback):
         """Let the clock run again."""
         self.start += time.perf_counter() - self.paused
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Log the learning rate and the gradient norm at a logging interval."""
         self.due = bool(trainer._logger_connector.should_update_logs)
         if self.due:

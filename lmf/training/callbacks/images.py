@@ -41,9 +41,7 @@ class ImagesCallback(L.Callback):
         UserError: if an option is out of range.
     """
 
-    def __init__(
-        self, output: str | os.PathLike[str], crops: int = 8, crop: int = 96, where: Where = "detail"
-    ) -> None:
+    def __init__(self, output: str | os.PathLike[str], crops: int = 8, crop: int = 96, where: Where = "detail") -> None:
         if crops < 0:
             raise UserError(f"crops must not be negative, got {crops}")
         self.output = Path(output)
@@ -91,6 +89,7 @@ class ImagesCallback(L.Callback):
         table = [row for _, row in sorted(rows, key=lambda ordered: ordered[0])]
         if table and trainer.is_global_zero:
             numbers = [{k: v for k, v in row.items() if not isinstance(v, Image.Image)} for row in table]
+            self.output.mkdir(parents=True, exist_ok=True)
             write_text(self.output / "images.csv", csv_text(numbers))
             write_text(self.output / "images.json", json.dumps(numbers, indent=1) + "\n")
             log_rows(trainer.loggers, "test/images", table)
