@@ -36,7 +36,8 @@ Enlarge pictures by any factor. Train and evaluate the models that do it.
   lmf KEY=VALUE ...                      run a task with a config:
 
   lmf experiment=lmf_edsr                train a model
-  lmf task=test ckpt_path=RUN            measure it; tasks: fit, test, upscale, calibrate, benchmark, export
+  lmf task=test ckpt_path=RUN            measure it; tasks: fit, test, upscale, calibrate, benchmark,
+                                         export, dashboard
   lmf task=upscale input=photo.jpg scale=3.7
   lmf -m experiment=lmf_edsr seed=0,1,2  run several jobs
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from lmf.app import pipeline
 
 from ..conftest import ROOT, TINY, composer
 from ..wandb_files import offline_runs
+from .logging_cost import measure
 
 wandb = pytest.importorskip("wandb", reason="needs the extra train")
 
@@ -138,7 +140,7 @@ def test_exported_weights_are_artifacts(compose, folder, tmp_path):
     pipeline.run(compose(*common, "logger.wandb.log_model=true", output=tmp_path / "with"))
     (run,) = offline_runs(tmp_path / "with")
     (artifact,) = run.artifacts
-    assert (artifact.name, artifact.type, list(artifact.aliases)[0]) == ("mine", "model", "exported")
+    assert (artifact.name, artifact.type, next(iter(artifact.aliases))) == ("mine", "model", "exported")
     assert run.run.job_type == "export"
     assert json.loads(artifact.metadata)["recipe"][0]["schedule"]["epochs"] == 2
 
@@ -259,3 +261,10 @@ def test_only_the_first_rank_logs(tmp_path):
     assert [(row["scale"], row["image"]) for row in run.table("test/images")] == [
         (scale, name) for scale in (2.0, 3.5) for name in ("astronaut", "chelsea")
     ]
+
+
+@pytest.mark.slow
+def test_logging_costs_little():
+    """Of the main thread's own time, which does not depend on what else the machine does."""
+    few = ["schedule.iterations=40", "data.workers=0", "trainer.accelerator=cpu"]
+    assert measure(few, time.thread_time) < 0.02

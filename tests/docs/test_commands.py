@@ -40,6 +40,8 @@ NOT_RUN = {
     "lmf *data=div2k*": "downloads 4 GB and trains for days",
     "lmf *trainer.devices=8*": "needs 8 GPUs",
     "lmf *launcher=submitit_slurm*": "needs Slurm",
+    "lmf task=dashboard*": "needs an account of W&B; tests/app/test_dashboard.py runs it with a stand-in server",
+    "lmf *wandb.mode=online*": "needs an account of W&B; tests/app/test_wandb.py runs it with a stand-in server",
 }
 
 # What makes a command short. A command gets those options that its config has; what it says itself counts more.

@@ -1,4 +1,4 @@
-"""Lightning callbacks for costs, pictures, tables, training health, comparisons with dense rendering, and checkpoints."""
+"""Lightning callbacks for costs, pictures, tables, health, comparisons with dense rendering, and checkpoints."""
 
 from lmf.training.callbacks.checkpoint_io import AtomicCheckpointIO
 from lmf.training.callbacks.cmsr import CMSRCallback

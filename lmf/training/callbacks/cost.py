@@ -32,9 +32,10 @@ class CostCallback(L.Callback):
 
     Every logger receives ``cost/params_encoder``, ``cost/params_decoder`` and, for each scale,
     ``cost/x4/encoder_macs``, ``latent_macs``, ``render_macs``, ``encoder_s``, ``latent_s``, ``render_s``, ``total_s``
-    and ``peak_bytes``. Rank zero prints a table, logs it to W&B as ``cost/stages`` and, with ``output``, writes it to
-    ``cost.csv`` and ``cost.json``, with one row per scale and stage. MACs are those of one process; seconds and bytes are the maximum over
-    processes. The measurement does not affect training: mode, gradients and random state stay the same.
+    and ``peak_bytes``. Rank zero prints a table. It also logs one row per scale and stage to W&B as the table
+    ``cost/stages`` and, with ``output``, writes these rows to ``cost.csv`` and ``cost.json``. MACs are those of one
+    process; seconds and bytes are the maximum over processes. The measurement does not affect training: mode,
+    gradients and random state stay the same.
 
     Args:
         lr_size: (height, width) of the input in pixels.

@@ -32,8 +32,9 @@ class PicturesCallback(L.Callback):
     """Saves strips "LR | bicubic | ours | HR" of a crop of validation pictures.
 
     The files are called ``<output>/pictures/epoch0003_set5_x4_baby.png``. W&B and TensorBoard receive the strips as
-    ``pictures/set5_x4`` and show them with a slider over the steps. Only global rank zero saves strips, of the pictures that it evaluates. The ``validation_step``
-    of the module must return ``{"sr": (1, 3, H, W)}`` in [0, 1], and batches must have ``lr``, ``hr`` and ``name``.
+    ``pictures/set5_x4`` and show them with a slider over the steps. Only global rank zero saves strips, of the pictures
+    that it evaluates. The ``validation_step`` of the module must return ``{"sr": (1, 3, H, W)}`` in [0, 1], and batches
+    must have ``lr``, ``hr`` and ``name``.
 
     Args:
         output: the run folder.
