@@ -17,7 +17,7 @@ STEP = "trainer/global_step"
 HEALTH = ("train/loss", "train/lr", "train/grad_norm", "train/images_s", "train/loader_share", "memory/process_gib")
 
 
-class ConfigColumn(wr.ParallelCoordinatesPlotColumn):
+class ConfigColumn(wr.ParallelCoordinatesPlotColumn):  # type: ignore[misc]
     """A column of parallel coordinates for an option with dots in its name.
 
     wandb-workspaces would look for ``optimizer.lr`` inside ``schedule``; the runs of this package have flat names.

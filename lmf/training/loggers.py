@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
-from lightning.fabric.loggers.logger import _DummyExperiment
+from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experiment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
@@ -31,8 +30,7 @@ STEP = "trainer/global_step"  # the step axis, which Lightning logs with every v
 BEST = ("psnr", "ssim")  # endings of validation metrics whose maximum is part of the summary
 STOPPED = "logging to W&B stops (%s); the run goes on and its metrics are in the CSV files of the run folder"
 
-P = ParamSpec("P")
-R = TypeVar("R")
+Method = TypeVar("Method", bound=Callable[..., None])
 
 
 def wandb_logger(
@@ -77,7 +75,7 @@ def wandb_logger(
         console="off",
         silent=True,
     )
-    identity = run_id(Path(save_dir))
+    identity: str | None = run_id(Path(save_dir))
     if "WANDB_SWEEP_ID" in os.environ:  # wandb ignores what contradicts its agent, and warns
         options |= {"project": None, "entity": None}
         identity = None
@@ -87,20 +85,19 @@ def wandb_logger(
     return logger
 
 
-def guarded(method: Callable[Concatenate[WandbRun, P], R]) -> Callable[Concatenate[WandbRun, P], R | None]:
+def guarded(method: Method) -> Method:
     """Make ``method`` report an error once and stop logging to W&B. W&B must not stop a training."""
 
     @wraps(method)
-    def call(self: WandbRun, *args: P.args, **options: P.kwargs) -> R | None:
+    def call(self: WandbRun, *args: Any, **options: Any) -> None:
         if self.failed:
-            return None
+            return
         try:
-            return method(self, *args, **options)
+            method(self, *args, **options)
         except Exception as error:  # wandb raises many types
             self.give_up(error)
-            return None
 
-    return call
+    return cast(Method, call)
 
 
 class WandbRun(WandbLogger):
@@ -161,7 +158,7 @@ class WandbRun(WandbLogger):
 
     @rank_zero_only
     @guarded
-    def log_hyperparams(self, params: Mapping[str, Any], *_: Any) -> None:
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Add ``params`` to the config of the run."""
         if self._experiment is None:
             self._wandb_init["config"] = {**self._wandb_init.get("config", {}), **params}

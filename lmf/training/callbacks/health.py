@@ -62,8 +62,9 @@ class HealthCallback(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Time the loader unless the trainer has a profiler already."""
-        if stage == "fit" and type(trainer.profiler) is PassThroughProfiler:
-            self.clock = trainer.profiler = LoaderClock()
+        profiled: Any = trainer  # whose profiler its class does not declare
+        if stage == "fit" and type(profiled.profiler) is PassThroughProfiler:
+            self.clock = profiled.profiler = LoaderClock()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the first interval."""
