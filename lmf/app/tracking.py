@@ -71,7 +71,7 @@ def choices() -> dict[str, str]:
 
 
 def run_title(name: str) -> str:
-    """Return ``name`` with the options that a sweep has chosen, such as ``lmf_edsr lr=1e-3 seed=0``.
+    """Return ``name`` with the options that a sweep has chosen, such as ``lmf_edsr lr=0.001 seed=0``.
 
     A key is its last part, or as many parts as tell it from the other keys.
     """

@@ -244,7 +244,7 @@ def test_a_multirun_names_its_jobs(tmp_path):
     out = process.communicate(timeout=600)[0]
     assert process.returncode == 0, out
     runs = [run for job in sorted(tmp_path.glob("runs/w/sweep-*/[01]")) for run in offline_runs(job)]
-    assert [run.run.display_name for run in runs] == ["w lr=1e-3", "w lr=1e-4"]
+    assert [run.run.display_name for run in runs] == ["w lr=0.001", "w lr=0.0001"]
     assert [run.config["schedule.optimizer.lr"] for run in runs] == [1e-3, 1e-4]
     (group,) = {run.run.run_group for run in runs}
     assert group == next(tmp_path.glob("runs/w/sweep-*")).name

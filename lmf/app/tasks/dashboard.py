@@ -7,7 +7,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import requests
 from omegaconf import DictConfig, OmegaConf
 
 import lmf
@@ -27,6 +26,7 @@ def run(config: DictConfig) -> None:
         UserError: if nobody is logged in, the server cannot be reached, or it refuses.
     """
     with needed("dashboard"):
+        import requests
         import wandb
 
         from lmf.app import dashboard
