@@ -43,16 +43,21 @@ def axis(cells: float, start: int = 0, stop: int | None = None, device: torch.de
 
 @dataclass(frozen=True)
 class Strip:
-    """Rows ``start .. stop - 1`` of an image of ``height`` rows, treated as a separate image."""
+    """Rows ``start .. stop - 1`` of an image of ``total`` rows, treated as a separate image; or columns likewise."""
 
     start: int
     stop: int
-    height: int
+    total: int
 
     @property
     def size(self) -> int:
         """Number of rows."""
         return self.stop - self.start
+
+    @property
+    def stretch(self) -> float:
+        """Factor from coordinates of the whole image to coordinates of the strip."""
+        return self.total / self.size
 
     def within(self, y: Tensor) -> Tensor:
         """Convert row coordinates of the whole image to coordinates of the strip.
@@ -66,10 +71,10 @@ class Strip:
         Returns:
             (n,), which may lie beyond [-1, 1].
         """
-        row = (((y + 1) * self.height - 1) / 2).round().long().clamp(self.start, self.stop - 1)
-        centre = axis(self.height, device=y.device)[row]
+        row = (((y + 1) * self.total - 1) / 2).round().long().clamp(self.start, self.stop - 1)
+        centre = axis(self.total, device=y.device)[row]
         strip_centre = axis(self.size, device=y.device)[row - self.start]
-        return ((y - centre) * (self.height / self.size)) + strip_centre
+        return ((y - centre) * self.stretch) + strip_centre
 
 
 @dataclass(frozen=True)
@@ -79,13 +84,15 @@ class Grid:
     Attributes:
         cells: rows and columns of the whole picture over [-1, 1]^2; may be fractional, see `axis`.
         rows, cols: half-open ranges of pixel indices.
-        strip: if set, [-1, 1] spans this strip of the LR image, and `cell` and `coord` use its coordinates.
+        strip: if set, [-1, 1] spans this strip of rows of the LR image, and `cell` and `coord` use its coordinates.
+        column_strip: the same for columns.
     """
 
     cells: tuple[float, float]
     rows: tuple[int, int]
     cols: tuple[int, int]
     strip: Strip | None = None
+    column_strip: Strip | None = None
 
     @classmethod
     def of(cls, height: int, width: int) -> Grid:
@@ -100,8 +107,11 @@ class Grid:
     @property
     def cell(self) -> tuple[float, float]:
         """Height and width of one output pixel in coordinates, (2 / H, 2 / W)."""
-        stretch = self.strip.height / self.strip.size if self.strip else 1
-        return 2 / self.cells[0] * stretch, 2 / self.cells[1]
+        height, width = (
+            2 / n * (strip.stretch if strip else 1)
+            for n, strip in zip(self.cells, (self.strip, self.column_strip), strict=True)
+        )
+        return height, width
 
     def band(self, start: int, stop: int) -> Grid:
         """Return rows ``start .. stop - 1`` of this rectangle."""
@@ -112,7 +122,9 @@ class Grid:
     ) -> tuple[Tensor, Tensor]:
         """Return the pixel centres along y (rows,) and along x (cols,), computed in float32 and converted."""
         y, x = (axis(n, *span, device=device) for n, span in zip(self.cells, (self.rows, self.cols), strict=True))
-        return (self.strip.within(y) if self.strip else y).to(dtype), x.to(dtype)
+        y = self.strip.within(y) if self.strip else y
+        x = self.column_strip.within(x) if self.column_strip else x
+        return y.to(dtype), x.to(dtype)
 
     def coord(self, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return all pixel centres in row-major order (rows * cols, 2); see `axes`."""

@@ -95,9 +95,21 @@ class SRModel(nn.Module):
         feat: Tensor = self.encoder(channels_last.copy_(image))
         return feat
 
-    def render(self, lr: Tensor, size: Size) -> Tensor:
-        """Enlarge ``lr`` (B, 3, h, w) in network units to (B, 3, H, W), not clamped."""
-        return self.prepare(lr, size).render()
+    def render(self, lr: Tensor, size: Size, *, self_ensemble: bool = False) -> Tensor:
+        """Enlarge ``lr`` (B, 3, h, w) in network units to (B, 3, H, W), not clamped.
+
+        Args:
+            lr: the pictures.
+            size: output (H, W).
+            self_ensemble: average the enlargements of the eight flips and rotations of ``lr``, each laid back. It
+                costs eight times as much.
+        """
+        if not self_ensemble:
+            return self.prepare(lr, size).render()
+        total = lr.new_zeros(())
+        for way in io.ORIENTATIONS:
+            total = total + way.undo(self.prepare(way.apply(lr), way.size(size)).render())
+        return total / len(io.ORIENTATIONS)
 
     def prepare(self, lr: Tensor, size: Size) -> Enlargement:
         """Describe the enlargement of ``lr`` (B, 3, h, w) in network units to ``size`` (H, W) without computing it."""
@@ -120,7 +132,9 @@ class SRModel(nn.Module):
         return Grid((cells[0], cells[1]), (0, size[0]), (0, size[1]))
 
     @torch.no_grad()  # not inference mode: callers may train on the result
-    def upscale(self, image: Image, *, scale: float | None = None, size: Size | None = None) -> Image:
+    def upscale(
+        self, image: Image, *, scale: float | None = None, size: Size | None = None, self_ensemble: bool = False
+    ) -> Image:
         """Enlarge (or reduce) a picture.
 
         Args:
@@ -128,6 +142,7 @@ class SRModel(nn.Module):
                 ([B,] C, H, W) in [0, 1]. C is 1 for grey, 2 for grey + alpha, 3 for RGB and 4 for RGB + alpha.
             scale: factor for both sides, any positive number. The output size is rounded to whole pixels.
             size: output (height, width), instead of ``scale``.
+            self_ensemble: average over the eight flips and rotations, see `render`.
 
         Returns:
             A picture of the same type, depth and mode. Alpha is enlarged like a grey picture. PIL images keep colour
@@ -140,9 +155,8 @@ class SRModel(nn.Module):
         planes, compose = io.decompose(image)
         size = target_size((planes[0].shape[-2], planes[0].shape[-1]), scale, size)
         with evaluating(self):
-            enlarged: Image = compose(
-                [from_network(self.render(to_network(plane.to(self.device)), size)) for plane in planes]
-            )
+            lr = [to_network(plane.to(self.device)) for plane in planes]
+            enlarged: Image = compose([from_network(self.render(x, size, self_ensemble=self_ensemble)) for x in lr])
         return enlarged
 
 
@@ -195,13 +209,14 @@ class Enlargement:
         """Restrict the output to the pixels in half-open ranges of ``rows`` and ``cols``."""
         return replace(self, target=replace(self.target, rows=rows, cols=cols))
 
-    def strip(self, start: int, stop: int) -> Enlargement:
-        """Compute the same output pixels from rows ``start .. stop - 1`` of ``image`` alone."""
-        height = self.image.shape[-2]
-        if (start, stop) == (0, height):
+    def strip(self, start: int, stop: int, axis: int = 0) -> Enlargement:
+        """Compute the same output pixels from rows ``start .. stop - 1`` of ``image`` alone, or columns for axis 1."""
+        total = self.image.shape[2 + axis]
+        if (start, stop) == (0, total):
             return self
-        target = replace(self.target, strip=Strip(start, stop, height))
-        return replace(self, image=self.image[:, :, start:stop], target=target)
+        strip = Strip(start, stop, total)
+        target = replace(self.target, column_strip=strip) if axis else replace(self.target, strip=strip)
+        return replace(self, image=self.image.narrow(2 + axis, start, stop - start), target=target)
 
 
 _LOCK = threading.Lock()

@@ -110,7 +110,8 @@ def upscale(arguments: Sequence[str]) -> None:
     if renderer is not None:
         renderer.check(model)
         model.renderer = renderer
-    failed = files.run(model, jobs, scale=options.scale, size=options.size, **written, autocast=context)
+    written |= {"self_ensemble": options.self_ensemble, "autocast": context}
+    failed = files.run(model, jobs, scale=options.scale, size=options.size, **written)
     files.check_failed(failed, len(jobs))
 
 
@@ -162,6 +163,11 @@ def upscale_parser() -> Parser:
         type=int,
         default=tiling.TILE,
         help="side of a tile in input pixels; smaller tiles need less memory (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--self-ensemble",
+        action="store_true",
+        help="average over the eight flips and rotations: slightly better, eight times as long",
     )
     parser.add_argument("--precision", default="32-true", help="32-true, bf16-mixed or 16-mixed (default: %(default)s)")
     dial = parser.add_mutually_exclusive_group()

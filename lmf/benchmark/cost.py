@@ -10,9 +10,10 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from lmf.benchmark.timing import now
 from lmf.decoders.base import Decoder, Latent
 from lmf.errors import UserError
 from lmf.grid import Grid, Size
+from lmf.io import ORIENTATIONS, Orientation
 from lmf.io.colour import to_network
 from lmf.memory import peak_memory
 from lmf.model import SRModel, evaluating, target_size
@@ -95,7 +97,14 @@ class Latency:
     device: str
 
 
-def count(model: SRModel, lr_size: Size, *, scale: float | None = None, size: Size | None = None) -> Cost:
+def count(
+    model: SRModel,
+    lr_size: Size,
+    *,
+    scale: float | None = None,
+    size: Size | None = None,
+    self_ensemble: bool = False,
+) -> Cost:
     """Count the parameters and the MACs of enlarging one picture with every output pixel rendered.
 
     Torch's FLOP counter (two FLOPs per MAC) runs over a copy of the model on the meta device, which is fast at any
@@ -107,11 +116,13 @@ def count(model: SRModel, lr_size: Size, *, scale: float | None = None, size: Si
         model: the model.
         lr_size: (h, w) of the input.
         scale, size: scale or size of the output, see `SRModel.upscale`.
+        self_ensemble: count all passes of a self-ensemble.
 
     Raises:
         UserError: if a size or the scale is invalid.
     """
     target = target_size(checked(lr_size), scale, size)
+    passes = len(ways(self_ensemble))  # of equal cost
     try:
         macs = count_stages(on_meta(model), torch.empty(1, 3, *lr_size, device="meta"), target, QueryAll())
     except RuntimeError:  # the work depends on values, as in DIIF
@@ -122,9 +133,9 @@ def count(model: SRModel, lr_size: Size, *, scale: float | None = None, size: Si
         size=target,
         encoder_params=parameters(model.encoder),
         decoder_params=parameters(model.decoder),
-        encoder_macs=macs["encoder"],
-        latent_macs=macs["latent"],
-        render_macs=macs["render"],
+        encoder_macs=passes * macs["encoder"],
+        latent_macs=passes * macs["latent"],
+        render_macs=passes * macs["render"],
         queries=math.prod(target),
     )
 
@@ -139,6 +150,7 @@ def latency(
     repeats: int = 3,
     budget: float = 60.0,
     device: torch.device | str | None = None,
+    self_ensemble: bool = False,
 ) -> Latency:
     """Measure the time and memory of enlarging one random picture.
 
@@ -153,6 +165,7 @@ def latency(
         repeats: number of timed runs, at least 1.
         budget: seconds after which no further run starts; at least one run is timed.
         device: device of the model; by default the device of its parameters.
+        self_ensemble: measure the mean over the eight flips and rotations, see `SRModel.render`.
 
     Raises:
         UserError: if a number, a size or the scale is invalid.
@@ -169,42 +182,53 @@ def latency(
     with torch.inference_mode(), evaluating(model):
         for _ in range(warmup):
             with peak_memory(device) as peak:
-                stage_times(model, image, target)
+                stage_times(model, image, target, self_ensemble)
             peaks.append(peak())
         while not times or (len(times) < repeats and time.perf_counter() - start < budget):
-            times.append(stage_times(model, image, target))
+            times.append(stage_times(model, image, target, self_ensemble))
     encoder, latent, render, total = (statistics.median(column) for column in zip(*times, strict=True))
     memory = max((p for p in peaks if p is not None), default=None)
     return Latency(encoder, latent, render, total, memory, repeats=len(times), device=str(device))
 
 
-def stage_times(model: SRModel, image: Tensor, size: Size) -> list[float]:
-    """Return the seconds of each of `STAGES` and of all of them for enlarging ``image`` (B, 3, h, w) to ``size``.
+def stage_times(model: SRModel, image: Tensor, size: Size, self_ensemble: bool = False) -> list[float]:
+    """Return the seconds of each of `STAGES` and of the whole enlargement of ``image`` (B, 3, h, w) to ``size``.
 
-    The device is synchronised after each stage.
+    The device is synchronised after each stage. The stages of a self-ensemble are summed over its passes; the whole
+    also includes flips, rotations and the mean.
     """
-    marks = [now(image.device)]
-    for _ in stages(model, image, size, model.renderer):
-        marks.append(now(image.device))
-    return [*(b - a for a, b in pairwise(marks)), marks[-1] - marks[0]]
+    start = now(image.device)
+    seconds, total = [0.0] * len(STAGES), image.new_zeros(())
+    for way in ways(self_ensemble):
+        marks = [now(image.device)]
+        for result in stages(model, way.apply(image), way.size(size), model.renderer):  # noqa: B007
+            marks.append(now(image.device))
+        seconds = [spent + b - a for spent, (a, b) in zip(seconds, pairwise(marks), strict=True)]
+        if self_ensemble:
+            total = total + way.undo(result)
+    return [*seconds, now(image.device) - start]
 
 
-def stages(model: SRModel, image: Tensor, size: Size, renderer: Renderer) -> Iterator[str]:
-    """Run `SRModel.render` stage by stage and yield the name of each of `STAGES` after it."""
+def ways(self_ensemble: bool) -> Sequence[Orientation]:
+    """Return the orientations in which a picture is enlarged."""
+    return ORIENTATIONS if self_ensemble else ORIENTATIONS[:1]
+
+
+def stages(model: SRModel, image: Tensor, size: Size, renderer: Renderer) -> Iterator[Any]:
+    """Run `SRModel.render` stage by stage and yield the result of each of `STAGES`."""
     enlargement = model.prepare(image, size)
     feat = enlargement.features()
-    yield "encoder"
+    yield feat
     latent = enlargement.latent(feat)
-    yield "latent"
-    enlargement.render(latent, renderer)
-    yield "render"
+    yield latent
+    yield enlargement.render(latent, renderer)
 
 
 def count_stages(model: SRModel, image: Tensor, size: Size, renderer: Renderer) -> dict[str, int]:
     """Return the MACs of each of `STAGES`."""
     macs, done = {}, 0
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        for stage in stages(model, image, size, renderer):
+        for stage, _ in zip(STAGES, stages(model, image, size, renderer), strict=True):
             flops = counter.get_total_flops()
             macs[stage], done = (flops - done) // 2, flops
     return macs

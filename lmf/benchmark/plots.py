@@ -48,7 +48,7 @@ def against_scale(rows: Sequence[Row]) -> Figure:
     axes = figure.subplots(1, 2 if timed else 1, squeeze=False)[0]
     lines: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        lines[row.model, label(row)].append(row)
+        lines[row.name, label(row)].append(row)
     for (model, how), line in lines.items():
         backend = line[0].backend
         scales = [row.scale for row in line]
@@ -74,7 +74,7 @@ def roofline(rows: Sequence[Row]) -> Figure:
     figure = Figure(figsize=(6.5, 4.5), layout="constrained")
     ax = figure.subplots()
     peak, bandwidth = rows[0].peak_gflops or 1.0, rows[0].peak_gbs or 1.0
-    colours = {key: f"C{i % 10}" for i, key in enumerate(dict.fromkeys((r.model, label(r)) for r in rows))}
+    colours = {key: f"C{i % 10}" for i, key in enumerate(dict.fromkeys((r.name, label(r)) for r in rows))}
     highest = 1.0
     for row in rows:
         for stage in STAGES:
@@ -82,7 +82,7 @@ def roofline(rows: Sequence[Row]) -> Figure:
             if macs and seconds:
                 highest = max(highest, 2 * macs / moved)
                 place = (2 * macs / moved, 2e-9 * macs / seconds)
-                ax.plot(*place, MARKERS[stage], color=colours[row.model, label(row)], alpha=0.7)
+                ax.plot(*place, MARKERS[stage], color=colours[row.name, label(row)], alpha=0.7)
     x = np.geomspace(0.1, highest * 2)
     ax.plot(x, np.minimum(peak, x * bandwidth), "k-", linewidth=1)
     for (model, how), colour in colours.items():

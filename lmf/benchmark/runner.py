@@ -44,6 +44,7 @@ class Case:
         lr: (height, width) of the input.
         scale: factor of the enlargement.
         precision: see `lmf.precision.autocast`.
+        self_ensemble: whether to average over the eight flips and rotations, see `SRModel.render`.
     """
 
     model: str
@@ -51,6 +52,12 @@ class Case:
     lr: Size
     scale: float
     precision: str = "32-true"
+    self_ensemble: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the model, with a note if it is a self-ensemble."""
+        return f"{self.model}, self-ensemble" if self.self_ensemble else self.model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +106,7 @@ def plan(
     scales: Iterable[float],
     backends: Sequence[str],
     precisions: Sequence[str] = ("32-true",),
+    self_ensembles: Sequence[bool] = (False,),
 ) -> list[Case]:
     """Return a case for every combination; decoders without fused rendering use the backend ``"torch"`` only.
 
@@ -108,6 +116,7 @@ def plan(
         scales: factors of the enlargement.
         backends: some of `BACKENDS`.
         precisions: see `lmf.precision.autocast`.
+        self_ensembles: whether to measure single passes, self-ensembles or both.
 
     Raises:
         UserError: if a backend is unknown or there is none.
@@ -116,27 +125,30 @@ def plan(
         raise UserError(f"backends must be some of {', '.join(BACKENDS)}, got {', '.join(backends) or 'none'}")
     sizes, scales = list(sizes), list(scales)
     return [
-        Case(name, backend, size, scale, precision)
+        Case(name, backend, size, scale, precision, self_ensemble)
         for size in sizes
         for scale in scales
         for name, model in models.items()
         for backend in (backends if model.decoder.constant_memory else ("torch",))
         for precision in precisions
+        for self_ensemble in self_ensembles
     ]
 
 
 def count(models: Mapping[str, SRModel], cases: Sequence[Case]) -> list[Row]:
     """Return a row without timing for each case."""
-    unique = {(c.model, c.lr, c.scale): c for c in cases}
+    unique = {(c.name, c.lr, c.scale): c for c in cases}
     rows = {key: row_of(models[case.model], case) for key, case in unique.items()}
-    return [replace(rows[c.model, c.lr, c.scale], backend=c.backend, precision=c.precision) for c in cases]
+    return [replace(rows[c.name, c.lr, c.scale], backend=c.backend, precision=c.precision) for c in cases]
 
 
 def row_of(model: SRModel, case: Case) -> Row:
     """Return the row of ``case`` without timing."""
-    counted = cost.count(model, case.lr, scale=case.scale)
+    counted = cost.count(model, case.lr, scale=case.scale, self_ensemble=case.self_ensemble)
     shared = {field.name: getattr(counted, field.name) for field in fields(cost.StageCosts)}
-    return Row(**asdict(case), **shared, macs=counted.total_macs, **traffic(model, case.lr, counted.size))
+    passes = len(cost.ways(case.self_ensemble))
+    moved = {name: passes * n for name, n in traffic(model, case.lr, counted.size).items()}
+    return Row(**asdict(case), **shared, macs=counted.total_macs, **moved)
 
 
 def measure(
@@ -227,7 +239,7 @@ def once(model: SRModel, case: Case, device: torch.device) -> list[float]:
     image = cost.picture(case.lr, device)
     context = autocast(case.precision, device)
     with torch.inference_mode(), evaluating(model), context(), kernels.backend(kernel) if kernel else nullcontext():
-        return cost.stage_times(model, image, target_size(case.lr, case.scale, None))
+        return cost.stage_times(model, image, target_size(case.lr, case.scale, None), case.self_ensemble)
 
 
 def floors(row: Row, flops: float, bandwidth: float) -> list[float]:

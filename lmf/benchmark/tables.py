@@ -45,7 +45,7 @@ def macs_table(rows: Sequence[Row]) -> Table:
     numbers = ["scale", *(f"{s}\nGMAC" for s in (*STAGES, "total")), "encoder\nparameters", "decoder\nparameters"]
     table = new_table(row_title(rows[0]), ["model"], numbers)
     for row in rows:
-        table.add_row(row.model, f"{row.scale:g}", *gmacs(row), f"{row.encoder_params:,}", f"{row.decoder_params:,}")
+        table.add_row(row.name, f"{row.scale:g}", *gmacs(row), f"{row.encoder_params:,}", f"{row.decoder_params:,}")
     return table
 
 
@@ -59,7 +59,7 @@ def times_table(rows: Sequence[Row]) -> Table:
         assert row.floor_s is not None
         times = [f"{1e3 * (t or 0):.0f}" for t in (row.encoder_s, row.latent_s, row.render_s, row.total_s)]
         rates = [f"{row.gflops:.1f}", f"{row.total_s / row.floor_s:.1f}x", megabytes(row.peak_bytes)]
-        table.add_row(row.model, label(row), f"{row.scale:g}", *times, gmacs(row)[-1], *rates)
+        table.add_row(row.name, label(row), f"{row.scale:g}", *times, gmacs(row)[-1], *rates)
     return table
 
 

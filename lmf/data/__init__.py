@@ -8,6 +8,7 @@ with needed("train"):
     from lmf.data.evaluation import EvalSet
     from lmf.data.features import FeatureDataModule
     from lmf.data.folder import ImageFolder
+    from lmf.data.graphics import Graphics
     from lmf.data.loader import TrainLoader
     from lmf.data.sampling import TrainSamples
     from lmf.data.settings import DataError, EvalSettings, FileSettings, Sampling
@@ -23,6 +24,7 @@ __all__ = [
     "FeatureDataModule",
     "FileSettings",
     "Folder",
+    "Graphics",
     "ImageFolder",
     "SRDataModule",
     "Sampling",

@@ -48,7 +48,7 @@ class BatchAugment(nn.Module):
 
         Returns:
             Dictionary of lr (B, 3, p, p) and target (B, Q, 3), float32 in [0, 1]; coord (B, Q, 2) and cell (B, 2),
-            float32 in [-1, 1] units; and number, an int.
+            float32 in [-1, 1] units; number, an int; and drawn, bool (B,), if ``batch`` has it.
         """
         lr, target = batch["lr"].float() / 255, batch["target"].float() / 255
         flip, side = batch["flip"], batch["crop"][:, None]
@@ -72,7 +72,7 @@ class BatchAugment(nn.Module):
             "coord": coord,
             "cell": step.expand(-1, 2),
             "target": target,
-            "number": batch["number"],
+            **{key: batch[key] for key in ("number", "drawn") if key in batch},
         }
 
     def _recolour(self, lr: Tensor, target: Tensor, number: int, rank: int) -> tuple[Tensor, Tensor]:

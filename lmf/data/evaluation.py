@@ -59,7 +59,8 @@ class EvalSet(Dataset[dict[str, Any]]):
         EvalSettings(scales=(scale,), protocol=protocol, lr=lr, limit=limit, crop=crop)  # checks them
         self.dataset, self.scale, self.protocol = name, float(scale), protocol
         self.name = f"{name}_x{scale:g}"
-        self.crop = crop
+        self.crop, self.faults = crop, source.faults
+        source = source.at(scale)
         paths = source_files(source, FileSettings(cache, on_corrupt))
         self.images = ImageFolder(paths, cache, math.ceil(scale), on_corrupt, on_corrupt == "skip", limit)
         self.stored = self._stored(source.lr_folder(scale)) if lr == "stored" else None

@@ -11,6 +11,7 @@ import torch
 
 from lmf.data.degradations import Array, resize_pil
 from lmf.data.folder import ImageFolder
+from lmf.data.graphics import draw
 from lmf.data.settings import DataError, Sampling
 
 
@@ -20,7 +21,7 @@ class TrainSamples:
     A sample consists of a crop of an image, its PIL-bicubic reduction to ``patch`` x ``patch`` pixels, and ``queries``
     target pixels of the crop. The scale s is uniform in [min_scale, max_scale], and the side of the crop is
     round(patch * s). Every pass over the images has a new random order. Targets repeat only if the crop has too few
-    pixels.
+    pixels. A share of the samples is drawn instead of cut from an image.
 
     `__getitems__` returns a batch of uint8 colours and pixel numbers, which is small. `lmf.data.BatchAugment` converts
     it to floats and coordinates on the device and flips it.
@@ -28,7 +29,7 @@ class TrainSamples:
     Args:
         images: the HR images, all at least ``crop_size(patch, max_scale)`` pixels high and wide.
         seed: any integer of at least 0.
-        sampling: patch, queries and scales.
+        sampling: patch, queries, scales and share of graphics.
     """
 
     def __init__(self, images: ImageFolder, seed: int, sampling: Sampling) -> None:
@@ -45,6 +46,7 @@ class TrainSamples:
             - pixel: int64 (B, Q), row-major numbers of the target pixels in the crop.
             - crop: int64 (B,), the side of each HR crop in pixels.
             - flip: bool (B, 3), whether to flip vertically, flip horizontally and transpose, in this order.
+            - drawn: bool (B,), whether the crop is a graphic, only if some are.
 
             If a sample cannot be created, the `DataError`. The main process raises it, because an exception from a
             worker would be wrapped in the worker's traceback.
@@ -67,12 +69,23 @@ class TrainSamples:
         top, left = (int(rng.integers(n - side + 1)) for n in image.shape[:2])
         crop = np.ascontiguousarray(image[top : top + side, left : left + side])
         pixel = choose(rng, side * side, queries)
+        flip = rng.integers(2, size=3).astype(bool)
+        extra: dict[str, Array] = {}
+        if self.sampling.graphics:
+            rng = np.random.default_rng((3, self.seed, number))
+            extra["drawn"] = np.array(rng.random() < self.sampling.graphics)
+            if extra[
+                "drawn"
+            ]:  # with letters and lines of usual sizes at the scale of the HR picture, the LR one or between
+                small = max(16, round(side / rng.uniform(1, max(1, side / patch))))
+                crop = draw(rng, small, small, scale=side / small)
         return {
             "lr": resize_pil(crop, (patch, patch)),
             "target": crop.reshape(-1, 3)[pixel],
             "pixel": pixel,
             "crop": np.array(side),
-            "flip": rng.integers(2, size=3).astype(bool),
+            "flip": flip,
+            **extra,
         }
 
 

@@ -48,6 +48,7 @@ class Sampling:
         queries: number of target pixels.
         min_scale: lower end of the range of random scales, above 0.
         max_scale: upper end of the range.
+        graphics: share of the samples that the program draws, see `lmf.data.graphics`, from 0 to 1.
 
     Raises:
         DataError: if a value is out of range.
@@ -57,6 +58,7 @@ class Sampling:
     queries: int = 2304
     min_scale: float = 1.0
     max_scale: float = 4.0
+    graphics: float = 0.0
 
     def __post_init__(self) -> None:
         check_count("patch", self.patch)
@@ -64,6 +66,13 @@ class Sampling:
         if not 0 < self.min_scale <= self.max_scale < math.inf:
             raise DataError(
                 f"scales must satisfy 0 < min_scale <= max_scale, got {self.min_scale} and {self.max_scale}"
+            )
+        if not 0 <= self.graphics <= 1:
+            raise DataError(f"the share of graphics must be between 0 and 1, got {self.graphics}")
+        if self.graphics and round(self.patch * self.min_scale) < 16:
+            raise DataError(
+                f"graphics need crops of at least 16 x 16 pixels, but patch {self.patch} at scale {self.min_scale} is "
+                "smaller; raise patch or min_scale, or set graphics to 0"
             )
 
 

@@ -17,11 +17,22 @@ Filter = Callable[[list[Path]], list[Path]]
 
 
 class Source(ABC):
-    """Base class of sets of HR pictures on disk, optionally with LR versions."""
+    """Base class of sets of HR pictures on disk, optionally with LR versions.
+
+    Attributes:
+        faults: whether evaluation also measures faults that show on hard edges, see `lmf.metrics.colour_share` and
+            `lmf.metrics.raw_max`.
+    """
+
+    faults: bool = False
 
     def prepare(self) -> None:
         """Download the pictures if needed. One process calls this before all processes call `files`."""
         return
+
+    def at(self, scale: float) -> Source:
+        """Return the pictures to measure ``scale`` with: the same ones, unless they are made for each scale."""
+        return self
 
     @abstractmethod
     def files(self, usable: Filter = list) -> list[Path]:

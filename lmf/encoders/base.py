@@ -35,3 +35,11 @@ class Encoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return the features (B, C, h, w) of ``image`` (B, 3, h, w) in [-1, 1]."""
         raise TypeError(f"{type(self).__name__} does not define forward(image)")
+
+    def grow_from(self, smaller: Encoder) -> bool:
+        """Take the weights of an encoder with fewer layers, so that both compute the same features.
+
+        Returns:
+            Whether that is possible. If not, the weights do not change.
+        """
+        return False

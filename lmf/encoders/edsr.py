@@ -19,6 +19,7 @@ class EDSR(Encoder):
     def __init__(self, out_channels: int = 64, blocks: int = 16, res_scale: float = 1.0) -> None:
         super().__init__(out_channels)
         c = out_channels
+        self.res_scale = res_scale
         self.head = nn.Conv2d(3, c, 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(c, res_scale) for _ in range(blocks))
         self.tail = nn.Conv2d(c, c, 3, padding=1)
@@ -31,6 +32,19 @@ class EDSR(Encoder):
             x = block(x)
         out: Tensor = self.tail(x)
         return out.add_(head)
+
+    def grow_from(self, smaller: Encoder) -> bool:
+        """See `Encoder.grow_from`. The additional blocks come last and start as identities."""
+        if not isinstance(smaller, EDSR) or len(smaller.blocks) > len(self.blocks):
+            return False
+        if (smaller.out_channels, smaller.res_scale) != (self.out_channels, self.res_scale):
+            return False
+        self.load_state_dict(smaller.state_dict(), strict=False)
+        for block in self.blocks[len(smaller.blocks) :]:
+            assert isinstance(block, ResidualBlock)
+            nn.init.zeros_(block.conv2.weight)
+            nn.init.zeros_(block.conv2.bias)
+        return True
 
 
 class ResidualBlock(nn.Module):

@@ -44,6 +44,7 @@ def upscale_files(
     subsampling: str | None = None,
     max_pixels: int = io.MAX_PIXELS,
     tile: int = tiling.TILE,
+    self_ensemble: bool = False,
     autocast: Context = nullcontext,
 ) -> list[Path]:
     """Enlarge picture files in bounded memory.
@@ -63,6 +64,7 @@ def upscale_files(
         subsampling: chroma of JPEG and AVIF, see `lmf.io.write`.
         max_pixels: largest number of pixels of an input.
         tile: side of the encoder's tiles in input pixels; smaller tiles need less memory.
+        self_ensemble: average over the eight flips and rotations, which takes eight times as long.
         autocast: creates the context to compute in, see `lmf.precision.autocast`.
 
     Returns:
@@ -75,7 +77,8 @@ def upscale_files(
     written: dict[str, Any] = {"quality": quality, "subsampling": subsampling, "max_pixels": max_pixels, "tile": tile}
     check_request(scale, size, fmt, **written)
     jobs = plan(sources, output, scale, size, fmt, overwrite)
-    check_failed(run(model, jobs, scale=scale, size=size, **written, autocast=autocast), len(jobs))
+    options = {**written, "self_ensemble": self_ensemble, "autocast": autocast}
+    check_failed(run(model, jobs, scale=scale, size=size, **options), len(jobs))
     return [destination for _, destination in jobs]
 
 
@@ -99,6 +102,7 @@ def run(
     subsampling: str | None = None,
     max_pixels: int = io.MAX_PIXELS,
     tile: int = tiling.TILE,
+    self_ensemble: bool = False,
     autocast: Context = nullcontext,
 ) -> int:
     """Enlarge each (input, output) of ``jobs``, see `plan`; log the pictures that fail and continue.
@@ -123,7 +127,8 @@ def run(
             seen.clear()
             try:
                 count = io.read_header(source).pages
-                pages = enlarged_pages(model, source, destination, scale, wanted, max_pixels, tile, renderer)
+                options = {"tile": tile, "renderer": renderer, "self_ensemble": self_ensemble}
+                pages = enlarged_pages(model, source, destination, scale, wanted, max_pixels, **options)
                 shown = watched(pages, progress, bar, count)
                 io.write_pages(destination, shown, count, quality, subsampling)
             except Exception as error:
@@ -170,22 +175,26 @@ def enlarged_pages(
     scale: float | None,
     size: Size | None,
     max_pixels: int,
-    tile: int,
-    renderer: Renderer,
+    **options: Any,
 ) -> Iterator[io.Page]:
-    """Enlarge the pages of ``source`` one by one, each when the caller asks for it."""
+    """Enlarge the pages of ``source`` one by one, each when the caller asks for it; for options see `enlarged`."""
     for picture in io.read_pages(source, max_pixels):
         array, old = picture.pixels, (picture.pixels.shape[0], picture.pixels.shape[1])
         new = target_size(old, scale, size)
         destination.parent.mkdir(parents=True, exist_ok=True)
-        bands = enlarged(model, array, new, tile, renderer)
+        bands = enlarged(model, array, new, **options)
         yield io.Page(bands, (*new, *array.shape[2:]), array.dtype, picture.metadata.enlarged(old, new))
 
 
 def enlarged(
-    model: SRModel, picture: np.ndarray, size: Size, tile: int, renderer: Renderer | None = None
+    model: SRModel,
+    picture: np.ndarray,
+    size: Size,
+    tile: int,
+    renderer: Renderer | None = None,
+    self_ensemble: bool = False,
 ) -> Iterator[np.ndarray]:
-    """Enlarge ``picture`` (h, w[, C]), uint8 or uint16, to ``size`` (H, W).
+    """Enlarge ``picture`` (h, w[, C]), uint8 or uint16, to ``size`` (H, W); for options see `lmf.inference.bands`.
 
     Yields:
         Bands (rows, W[, C]) of the same dtype, from top to bottom.
@@ -193,7 +202,8 @@ def enlarged(
     planes, compose = io.decompose(picture)
     lr = [to_network(plane.to(model.device)) for plane in planes]
     top = 0
-    for bands in zip(*(tiling.bands(model, plane, size, tile, renderer) for plane in lr), strict=True):
+    parts = (tiling.bands(model, plane, size, tile, renderer, self_ensemble) for plane in lr)
+    for bands in zip(*parts, strict=True):
         yield compose([from_network(band) for band in bands], top, size[0])
         top += bands[0].shape[2]
 

@@ -3,7 +3,8 @@
 The result equals `SRModel.render` up to float32 rounding. Tiles and strips overlap by the ``receptive_field`` of the
 encoder and the decoder, and coordinates keep their rounding (`lmf.grid.Strip`). If a decoder has no receptive field
 (non-local features), features are still computed by tile, but the latent covers the whole picture. If an encoder has
-none, the features cover it too. A renderer that is not pointwise (CMSR) receives and renders the whole picture.
+none, the features cover it too. A renderer that is not pointwise (CMSR) receives and renders the whole picture. A
+self-ensemble does all this for each flip and rotation, and holds their sum for a band of the output.
 """
 
 from __future__ import annotations
@@ -17,16 +18,23 @@ from torch import Tensor
 
 from lmf.errors import UserError
 from lmf.grid import Size
-from lmf.model import SRModel
+from lmf.io import ORIENTATIONS
+from lmf.model import Enlargement, SRModel
 from lmf.renderers import Renderer
 
 TILE = 768  # side of a tile in LR pixels
 LATENTS = 1 << 18  # per strip
 PIXELS = 1 << 22  # output pixels per band
+SUMMED = 1 << 26  # output pixels that a self-ensemble holds
 
 
 def bands(
-    model: SRModel, lr: Tensor, size: Size, tile: int = TILE, renderer: Renderer | None = None
+    model: SRModel,
+    lr: Tensor,
+    size: Size,
+    tile: int = TILE,
+    renderer: Renderer | None = None,
+    self_ensemble: bool = False,
 ) -> Iterator[Tensor]:
     """Yield ``model.render(lr, size)`` in bands of rows (B, 3, rows, W), from top to bottom.
 
@@ -37,6 +45,7 @@ def bands(
         tile: side of the encoder's tiles in LR pixels, without their overlap; bounds the memory. Smaller pictures are
             encoded whole.
         renderer: used instead of the model's renderer.
+        self_ensemble: average over the eight flips and rotations, see `SRModel.render`.
 
     Raises:
         UserError: if ``tile`` is smaller than 1.
@@ -44,55 +53,115 @@ def bands(
     if tile < 1:
         raise UserError(f"tile must be at least 1 pixel, got {tile}")
     renderer = renderer or model.renderer
-    whole = model.prepare(lr, size)
-    h, w = whole.image.shape[-2:]
-    rows, cols = whole.target.size
-    scale = whole.target.cells[0] / h
+    if self_ensemble:
+        yield from averaged(model, lr, size, tile, renderer)
+        return
+    for _, _, pixels in pieces(model.prepare(lr, size), 0, (0, size[0]), tile, renderer):
+        yield pixels
+
+
+def averaged(model: SRModel, lr: Tensor, size: Size, tile: int, renderer: Renderer) -> Iterator[Tensor]:
+    """Yield the mean over the eight flips and rotations in bands of rows, see `bands`.
+
+    A band is summed over all of them before the next one begins. In a rotated picture it is a band of columns.
+    """
+    rows, cols = size
+    step = rows
+    if is_local(model, renderer):
+        step = max(1, min(int(tile * rows / lr.shape[-2]), SUMMED // (len(lr) * cols)))
+    for start, stop in cut(0, rows, step):
+        total: Tensor | None = None
+        for way in ORIENTATIONS:
+            span = (rows - stop, rows - start) if way.rows else (start, stop)
+            whole = model.prepare(way.apply(lr), way.size(size))
+            for i, j, pixels in pieces(whole, int(way.swap), span, tile, renderer):
+                band = way.undo(pixels)
+                top = (rows - j if way.rows else i) - start
+                if total is None:
+                    total = band.new_zeros(*band.shape[:2], stop - start, cols)
+                total[:, :, top : top + j - i] += band
+        assert total is not None
+        yield total.div_(len(ORIENTATIONS))
+
+
+def is_local(model: SRModel, renderer: Renderer) -> bool:
+    """Return whether a part of the output needs only a part of the features."""
+    reach = model.decoder.receptive_field if renderer.pointwise else None
+    return reach is not None and model.encoder.receptive_field is not None
+
+
+def pieces(
+    whole: Enlargement, axis: int, span: tuple[int, int], tile: int, renderer: Renderer
+) -> Iterator[tuple[int, int, Tensor]]:
+    """Render a range of output rows, or of columns for axis 1, in bounded memory.
+
+    Args:
+        whole: the enlargement of the whole picture.
+        axis: 0 for rows, 1 for columns.
+        span: the half-open range.
+        tile: see `bands`.
+        renderer: see `bands`.
+
+    Yields:
+        (first, end, pixels) for one part of ``span`` after the other; pixels are (B, 3, rows, W) or (B, 3, H, cols).
+    """
+    model, image = whole.model, whole.image
+    n, across = image.shape[2 + axis], image.shape[3 - axis]
+    whole_across = (0, whole.target.size[1 - axis])
+    scale = whole.target.cells[axis] / n
     reach = model.decoder.receptive_field if renderer.pointwise else None
     margin = 0 if reach is None else reach + math.ceil(1 / scale)
-    at_once = reach is None or model.encoder.receptive_field is None
-    all_features = features(model, whole.image, (0, h), tile) if at_once else None
-    pixels = max(1, PIXELS // (len(lr) * cols)) if renderer.pointwise else rows
+    at_once = not is_local(model, renderer)
+    all_features = features(model, image, axis, (0, n), tile) if at_once else None
+    first, end = span
+    pixels = max(1, PIXELS // (len(image) * whole_across[1])) if renderer.pointwise else end - first
+    latents = end - first if reach is None else max(1, int(LATENTS / (len(image) * across) * scale))
 
     def around(start: int, stop: int) -> tuple[int, int]:
         """Return the range of LR rows that output rows ``start .. stop - 1`` depend on."""
         if reach is None:
-            return 0, h
-        return max(0, math.floor(start / scale) - margin), min(h, math.ceil(stop / scale) + margin)
+            return 0, n
+        return max(0, math.floor(start / scale) - margin), min(n, math.ceil(stop / scale) + margin)
 
-    for start, stop in cut(0, rows, rows if at_once else max(1, int(tile * scale))):
-        top, bottom = (0, h) if at_once else around(start, stop)
-        feat = features(model, whole.image, (top, bottom), tile) if all_features is None else all_features
-        for first, last in cut(start, stop, rows if reach is None else max(1, int(LATENTS / (len(lr) * w) * scale))):
-            a, b = around(first, last)
-            strip = whole.strip(a, b)
-            latent = strip.latent(feat[:, :, a - top : b - top])
-            for i, j in cut(first, last, pixels):
-                yield strip.crop((i, j), (0, cols)).render(latent, renderer)
+    for start, stop in cut(first, end, end - first if at_once else max(1, int(tile * scale))):
+        low, high = (0, n) if at_once else around(start, stop)
+        feat = features(model, image, axis, (low, high), tile) if all_features is None else all_features
+        for i, j in cut(start, stop, latents):
+            a, b = around(i, j)
+            strip = whole.strip(a, b, axis)
+            latent = strip.latent(feat.narrow(2 + axis, a - low, b - a))
+            for k, m in cut(i, j, pixels):
+                part = strip.crop((k, m), whole_across) if axis == 0 else strip.crop(whole_across, (k, m))
+                yield k, m, part.render(latent, renderer)
 
 
-def features(model: SRModel, image: Tensor, rows: tuple[int, int], tile: int) -> Tensor:
-    """Compute the features (B, C, rows, w) of a range of ``rows`` of ``image`` (B, 3, h, w), tile by tile."""
+def features(model: SRModel, image: Tensor, axis: int, span: tuple[int, int], tile: int) -> Tensor:
+    """Compute the features of a ``span`` of rows of ``image`` (B, 3, h, w), or of columns for axis 1, tile by tile.
+
+    Returns:
+        (B, C, rows, w) or (B, C, h, cols).
+    """
     h, w = image.shape[-2:]
-    top, bottom = rows
+    top, bottom = (0, h) if axis else span
+    left, right = span if axis else (0, w)
     field, step = model.encoder.receptive_field, model.encoder.multiple
     if field is None:
-        return model.features(image)[:, :, top:bottom]
+        return model.features(image)[:, :, top:bottom, left:right]
 
     def widened(start: int, stop: int, n: int) -> tuple[int, int]:
         return max(0, (start - field) // step * step), min(n, math.ceil((stop + field) / step) * step)
 
     out: Tensor | None = None
     for y0, y1 in cut(top, bottom, tile):
-        for x0, x1 in cut(0, w, tile):
+        for x0, x1 in cut(left, right, tile):
             (a, b), (c, d) = widened(y0, y1, h), widened(x0, x1, w)
             feat = model.features(image[:, :, a:b, c:d])[:, :, y0 - a : y1 - a, x0 - c : x1 - c]
-            if feat.shape[-2:] == (bottom - top, w):
+            if feat.shape[-2:] == (bottom - top, right - left):
                 return feat
             if out is None:
-                size = (*feat.shape[:2], bottom - top, w)
+                size = (*feat.shape[:2], bottom - top, right - left)
                 out = torch.empty(size, dtype=feat.dtype, device=feat.device, memory_format=torch.channels_last)
-            out[:, :, y0 - top : y1 - top, x0:x1] = feat
+            out[:, :, y0 - top : y1 - top, x0 - left : x1 - left] = feat
     assert out is not None
     return out
 

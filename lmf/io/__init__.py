@@ -13,6 +13,7 @@ from lmf.io.formats import (
 )
 from lmf.io.listing import list_pictures
 from lmf.io.metadata import Metadata
+from lmf.io.orientation import ORIENTATIONS, Orientation
 from lmf.io.pictures import (
     MAX_PIXELS,
     Header,
@@ -29,11 +30,13 @@ from lmf.io.tiff_writer import Page
 __all__ = [
     "FORMATS",
     "MAX_PIXELS",
+    "ORIENTATIONS",
     "SUFFIXES",
     "WRITABLE",
     "Header",
     "ImageError",
     "Metadata",
+    "Orientation",
     "Page",
     "Parts",
     "Picture",

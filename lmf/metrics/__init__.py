@@ -1,9 +1,9 @@
-"""PSNR and SSIM by the evaluation protocols of the field, as functions and as torchmetrics metrics."""
+"""PSNR and SSIM by the evaluation protocols of the field and measures of faults, as functions and as metrics."""
 
 from lmf.errors import needed
-from lmf.metrics.functional import Protocol, psnr, ssim
+from lmf.metrics.functional import Protocol, colour_share, psnr, raw_max, ssim
 
 with needed("train"):
-    from lmf.metrics.image import PSNR, SSIM
+    from lmf.metrics.image import PSNR, SSIM, ColourShare, RawMax
 
-__all__ = ["PSNR", "SSIM", "Protocol", "psnr", "ssim"]
+__all__ = ["PSNR", "SSIM", "ColourShare", "Protocol", "RawMax", "colour_share", "psnr", "raw_max", "ssim"]

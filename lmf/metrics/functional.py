@@ -1,4 +1,4 @@
-"""PSNR and SSIM of two batches of pictures.
+"""PSNR and SSIM of two batches of pictures, and measures of faults.
 
 Luma is studio-range BT.601 as in MATLAB's ``rgb2ycbcr``: ``16 + 65.481 R + 128.553 G + 24.966 B`` for colours in
 [0, 1], divided by 255. The weights (65.738, 129.057, 25.064) / 256 in some papers are the same.
@@ -20,6 +20,7 @@ Protocol = Literal["div2k", "benchmark", "raw"]
 LUMA = (65.738 / 256, 129.057 / 256, 25.064 / 256)
 LUMA_OFFSET = 16 / 255
 WINDOW, SIGMA, K1, K2 = 11, 1.5, 0.01, 0.03  # SSIM, Wang et al., 2004
+COLOURED = 32 / 255  # difference of channels that is plainly visible on grey
 
 
 def protocol_options(protocol: Protocol, scale: float) -> tuple[Space, int]:
@@ -96,6 +97,40 @@ def ssim(sr: Tensor, hr: Tensor, *, space: Space = "rgb", shave: int = 0) -> Ten
     return (luminance * structure).mean(dim=(1, 2, 3))
 
 
+def colour_share(sr: Tensor, hr: Tensor) -> Tensor:
+    """Compute the share of coloured pixels of each picture whose reference is grey.
+
+    A pixel counts as coloured if its largest channel exceeds its smallest by more than `COLOURED`, after clamping. An
+    enlargement of a grey picture should have none.
+
+    Args:
+        sr: (B, 3, H, W) pictures in [0, 1]. Values outside are clamped.
+        hr: (B, 3, H, W) reference pictures.
+
+    Returns:
+        (B,) shares in [0, 1]; NaN where the three channels of the reference are not equal.
+
+    Raises:
+        ValueError: if the shapes differ or are not (B, 3, H, W).
+    """
+    check_shapes(sr, hr)
+    spread = sr.clamp(0, 1).amax(dim=1) - sr.clamp(0, 1).amin(dim=1)  # (B, H, W)
+    share = (spread > COLOURED).to(precise(sr.device)).mean(dim=(1, 2))
+    return share.where((hr == hr[:, :1]).all(dim=(1, 2, 3)), math.nan)
+
+
+def raw_max(sr: Tensor) -> Tensor:
+    """Compute the largest absolute output of each picture in network units, where -1 is black and 1 is white.
+
+    Args:
+        sr: (B, C, H, W) outputs that are not clamped, with 0 as black and 1 as white.
+
+    Returns:
+        (B,), at least 1 for pictures that contain black or white; NaN if an output is NaN.
+    """
+    return (2 * sr - 1).abs().amax(dim=(1, 2, 3))
+
+
 def prepare(sr: Tensor, hr: Tensor, space: Space, shave: int, smallest: int) -> tuple[Tensor, Tensor]:
     """Check, crop, clamp and convert two batches of pictures.
 
@@ -109,10 +144,7 @@ def prepare(sr: Tensor, hr: Tensor, space: Space, shave: int, smallest: int) -> 
     Raises:
         ValueError: see `psnr`.
     """
-    if sr.shape != hr.shape:
-        raise ValueError(f"pictures to compare must have the same shape, got {tuple(sr.shape)} and {tuple(hr.shape)}")
-    if sr.ndim != 4 or sr.shape[1] != 3:
-        raise ValueError(f"pictures must be (B, 3, H, W), got {tuple(sr.shape)}")
+    check_shapes(sr, hr)
     if space not in get_args(Space):
         raise ValueError(f"space must be one of {get_args(Space)}, got {space!r}")
     h, w = sr.shape[-2:]
@@ -123,6 +155,18 @@ def prepare(sr: Tensor, hr: Tensor, space: Space, shave: int, smallest: int) -> 
         )
     a, b = (x[..., shave : h - shave, shave : w - shave].to(precise(x.device)).clamp(0, 1) for x in (sr, hr))
     return (luma(a), luma(b)) if space == "y" else (a, b)
+
+
+def check_shapes(sr: Tensor, hr: Tensor) -> None:
+    """Check that two batches of pictures can be compared.
+
+    Raises:
+        ValueError: if the shapes differ or are not (B, 3, H, W).
+    """
+    if sr.shape != hr.shape:
+        raise ValueError(f"pictures to compare must have the same shape, got {tuple(sr.shape)} and {tuple(hr.shape)}")
+    if sr.ndim != 4 or sr.shape[1] != 3:
+        raise ValueError(f"pictures must be (B, 3, H, W), got {tuple(sr.shape)}")
 
 
 def precise(device: torch.device) -> torch.dtype:

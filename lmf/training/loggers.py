@@ -22,7 +22,6 @@ from PIL import Image
 from lmf.errors import UserError, needed, one_line
 from lmf.io.csv import column_names
 from lmf.io.files import locked, write_text
-from lmf.training.ranks import is_rank_zero
 
 log = logging.getLogger(__name__)
 
@@ -79,10 +78,7 @@ def wandb_logger(
     if "WANDB_SWEEP_ID" in os.environ:  # wandb ignores what contradicts its agent, and warns
         options |= {"project": None, "entity": None}
         identity = None
-    logger = WandbRun(save_dir, mode, log_model, id=identity, **options)
-    if mode == "online" and is_rank_zero():
-        _ = logger.experiment  # so that an unreachable server is reported before training
-    return logger
+    return WandbRun(save_dir, mode, log_model, id=identity, **options)
 
 
 def guarded(method: Method) -> Method:

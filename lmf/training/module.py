@@ -19,8 +19,9 @@ from lmf.decoders import Bicubic
 from lmf.encoders import Identity
 from lmf.errors import UserError
 from lmf.io.colour import from_network, to_network
-from lmf.metrics import PSNR, SSIM, Protocol
+from lmf.metrics import PSNR, SSIM, ColourShare, Protocol, RawMax
 from lmf.model import SRModel
+from lmf.training.distillation import Teacher
 from lmf.training.results import Result
 from lmf.training.resume import apply_options
 
@@ -42,6 +43,9 @@ class SRModule(L.LightningModule):
         seed: seeds every training step together with the batch number and the rank, so that a resumed run equals an
             uninterrupted one.
         baseline: whether to measure bicubic interpolation on every set as well.
+        loss: compares predictions and targets (B, Q, 3) element by element, in network units.
+        teacher: a trained model to learn from besides the pictures, see `lmf.training.distillation`.
+        self_ensemble: whether to evaluate the mean over the eight flips and rotations, see `SRModel.render`.
 
     Attributes:
         results: list of `Result`, one per set of the latest validation or test.
@@ -55,6 +59,9 @@ class SRModule(L.LightningModule):
         interval: str = "epoch",
         seed: int = 0,
         baseline: bool = True,
+        loss: Callable[[Tensor, Tensor], Tensor] = F.l1_loss,
+        teacher: Teacher | None = None,
+        self_ensemble: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -62,6 +69,9 @@ class SRModule(L.LightningModule):
         self.scheduler = scheduler
         self.interval = interval
         self.seed = seed
+        self.loss = loss
+        self.teacher = teacher
+        self.self_ensemble = self_ensemble
         self.bicubic = SRModel(Identity(), Bicubic()) if baseline else None
         self.losses_finite = torch.tensor(True)  # of all steps; a tensor, so that no step waits for the device
         self.results: list[Result] = []
@@ -73,7 +83,7 @@ class SRModule(L.LightningModule):
         sets = data.test_sets if stage == "test" else data.val_sets
         prefixes = ["", "bicubic_"] if self.bicubic is not None else [""]
         self.metrics = nn.ModuleList(
-            nn.ModuleList(set_metrics(s.protocol, s.scale, prefix) for prefix in prefixes) for s in sets
+            nn.ModuleList(set_metrics(s.protocol, s.scale, prefix, s.faults) for prefix in prefixes) for s in sets
         )
         self.results = [Result(s.dataset, s.scale, 0, s.protocol) for s in sets]
 
@@ -82,15 +92,18 @@ class SRModule(L.LightningModule):
         torch.manual_seed(hash((self.seed, batch["number"], self.global_rank)) % 2**63)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the L1 loss of a batch, in network units.
+        """Return the loss of a batch, in network units.
 
         Args:
             batch: see `lmf.data.SRDataModule`, optionally with encoder features ``"feat"`` (B, C, p, p).
             batch_idx: number of the batch in the epoch.
         """
         feat = batch["feat"].float() if "feat" in batch else None
-        rgb = self.model(to_network(batch["lr"]), batch["coord"], batch["cell"], feat)  # (B, Q, 3)
-        loss = F.l1_loss(rgb.float(), to_network(batch["target"]))
+        lr, target = to_network(batch["lr"]), to_network(batch["target"])
+        rgb = self.model(lr, batch["coord"], batch["cell"], feat).float()  # (B, Q, 3)
+        loss = self.loss(rgb, target)
+        if self.teacher is not None:
+            loss = loss + self.teacher.loss(self.loss, rgb, lr, batch)
         self.losses_finite = self.losses_finite.to(loss.device) & loss.detach().isfinite()
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(rgb))
         return loss
@@ -136,18 +149,20 @@ class SRModule(L.LightningModule):
         metrics = cast(nn.ModuleList, self.metrics[dataloader_idx])
         if self.bicubic is not None:
             self.measure(self.bicubic, metrics[1], batch)
-        return self.measure(self.model, metrics[0], batch)
+        return self.measure(self.model, metrics[0], batch, self.self_ensemble)
 
-    def measure(self, model: SRModel, metrics: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def measure(
+        self, model: SRModel, metrics: nn.Module, batch: Batch, self_ensemble: bool = False
+    ) -> dict[str, Tensor]:
         """Enlarge the picture of ``batch`` with ``model`` and update ``metrics``.
 
         Returns:
             ``{"sr": (1, 3, H, W)}`` in [0, 1].
         """
         hr = batch["hr"]
-        sr = from_network(model.render(to_network(batch["lr"]), hr.shape[-2:]))
-        cast(MetricCollection, metrics).update(sr, hr)
-        return {"sr": sr}
+        sr = model.render(to_network(batch["lr"]), hr.shape[-2:], self_ensemble=self_ensemble)
+        cast(MetricCollection, metrics).update(sr / 2 + 0.5, hr)  # not clamped, which the measures of faults need
+        return {"sr": from_network(sr)}
 
     def on_validation_epoch_start(self) -> None:
         """Clear the results of the previous validation."""
@@ -220,7 +235,12 @@ class SRModule(L.LightningModule):
         checkpoint["lmf"] = {"format": FORMAT, "config": self.model.config}
 
 
-def set_metrics(protocol: Protocol, scale: float, prefix: str) -> MetricCollection:
-    """Create the metrics of an evaluation set, named ``PREFIXpsnr`` and ``PREFIXssim``."""
+def set_metrics(protocol: Protocol, scale: float, prefix: str, faults: bool = False) -> MetricCollection:
+    """Create the metrics of an evaluation set, named ``PREFIXpsnr`` and ``PREFIXssim``.
+
+    With ``faults``, there are also ``PREFIXcolour_share`` and ``PREFIXraw_max``.
+    """
     metrics: dict[str, Metric | MetricCollection] = {"psnr": PSNR(protocol, scale), "ssim": SSIM(protocol, scale)}
+    if faults:
+        metrics |= {"colour_share": ColourShare(), "raw_max": RawMax()}
     return MetricCollection(metrics, compute_groups=False, prefix=prefix or None)

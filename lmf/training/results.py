@@ -95,6 +95,8 @@ def console() -> Console:
 
 def format_value(name: str, value: Any) -> str:
     """Format a value of the column ``name`` for a table."""
+    if name.endswith("colour_share"):
+        return f"{value:.4%}"
     if isinstance(value, float):
         return f"{value:.4f}" if "ssim" in name else f"{value:g}" if name == "scale" else f"{value:.2f}"
     return str(value)

@@ -63,7 +63,7 @@ def test_finetuning_starts_from_all_of_the_same_make(compose, options, donor, tm
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("encoder.blocks=2", "init_from=DONOR"), "its encoder is"),
+        (("encoder.res_scale=0.5", "init_from=DONOR"), "its encoder is"),
         (DECODER, "give init_from="),
         ((*DECODER, "init_from=DONOR", "decoder=ciaosr"), "schedule=finetune"),
         (("init_from=nowhere",), "no such checkpoint"),

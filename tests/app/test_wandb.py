@@ -163,6 +163,8 @@ def test_resuming_continues_the_run_online(compose, wandb_server, tmp_path):
     few = (*OPTIONS, "callbacks.cost=null", "logger.wandb.mode=online")
     pipeline.run(compose(*few))
     ((name, before),) = wandb_server.history.items()
+    first = next(sent for operation, sent in wandb_server.requests if operation == "UpsertBucket")
+    assert json.loads(first["config"])["schedule.epochs"] == {"value": 2}  # from the first moment
     before = list(before)
     pipeline.run(compose(*few, "ckpt_path=last", "schedule.epochs=3"))
     assert list(wandb_server.runs) == [name]

@@ -120,6 +120,23 @@ def test_by_hand_for_odd_sizes():
     assert count(SRModel(Identity(), Bicubic()), (7, 5), scale=3).total_macs == 0
 
 
+def test_a_self_ensemble_costs_eight_passes():
+    single, averaged = (count(tiny(), (7, 5), scale=2.5, self_ensemble=several) for several in (False, True))
+    for stage in ("encoder", "latent", "render"):
+        assert getattr(averaged, f"{stage}_macs") == 8 * getattr(single, f"{stage}_macs")
+    assert averaged.encoder_params == single.encoder_params
+    assert averaged.size == single.size
+
+
+def test_a_self_ensemble_is_timed_over_all_its_passes(monkeypatch):
+    model, seen = tiny(), []
+    prepare = model.prepare
+    monkeypatch.setattr(model, "prepare", lambda lr, size: [prepare(lr, size), seen.append((*lr.shape[2:], *size))][0])
+    timing = latency(model, (7, 5), scale=2, repeats=1, self_ensemble=True)
+    assert seen == ([(7, 5, 14, 10)] * 4 + [(5, 7, 10, 14)] * 4) * 2  # a run for warm-up and one that counts
+    assert timing.total >= timing.encoder + timing.latent + timing.render > 0
+
+
 def test_counting_leaves_the_model_alone_and_does_not_copy_weights():
     model = tiny().train()
     before = {k: v.clone() for k, v in model.state_dict().items()}

@@ -103,6 +103,22 @@ def test_precisions_side_by_side(models, monkeypatch):
     assert runner.label(half) == "torch, bf16-mixed"
 
 
+def test_single_passes_and_self_ensembles_side_by_side(models, monkeypatch):
+    seen = []
+    original = cost.stage_times
+    monkeypatch.setattr(cost, "stage_times", lambda *a: [seen.append(a[3]), original(*a)][1])
+    cases = runner.plan({"liif": models["liif"]}, [(4, 6)], [2], ["fused"], self_ensembles=[False, True])
+    single, averaged = runner.measure(models, cases, repeats=1)
+    assert seen == [False, True] * 2
+    assert (single.name, averaged.name) == ("liif", "liif, self-ensemble")
+    for what in ("macs", "encoder_macs", "latent_macs", "render_macs", "encoder_bytes", "latent_bytes", "render_bytes"):
+        assert getattr(averaged, what) == 8 * getattr(single, what)
+    assert averaged.size == single.size
+    console = Console(width=200, file=io.StringIO())
+    console.print(*tables.benchmark_tables([single, averaged]))
+    assert "liif, self-ensemble" in console.file.getvalue()
+
+
 def test_a_long_case_is_measured_once(models, machine, monkeypatch):
     calls = []
     monkeypatch.setattr(runner, "once", lambda *a: [calls.append(1), seconds(1.0)()][1])

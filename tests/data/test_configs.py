@@ -115,5 +115,5 @@ def test_benchmarks(tmp_path: Path, shared: Path) -> None:
 def test_missing_benchmarks_are_listed(tmp_path: Path, photos: Path) -> None:
     (tmp_path / "data/benchmark/Set14").mkdir(parents=True)
     (tmp_path / "data/benchmark/Set14/HR").symlink_to(photos)
-    with pytest.raises(DataError, match=r"set5: .*b100: .*urban100: .*data\.sets=\[set14\]"):
+    with pytest.raises(DataError, match=r"set5: .*b100: .*urban100: .*data\.sets=\[set14,graphics\]"):
         datamodule(tmp_path, "data=benchmarks").setup("test")

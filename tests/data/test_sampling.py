@@ -102,3 +102,35 @@ def test_pixels_are_repeated_only_when_needed(count: int, queries: int) -> None:
 def test_impossible_settings(images: ImageFolder, wrong: dict[str, float]) -> None:
     with pytest.raises(DataError, match="must"):
         samples(images, **wrong)
+
+
+def test_a_share_of_the_samples_is_drawn(images: ImageFolder) -> None:
+    made = samples(images, graphics=0.25, patch=24, queries=10000, max_scale=1.3)
+    drawn = [made.sample(n) for n in range(200)]
+    assert 0.15 < np.mean([sample["drawn"] for sample in drawn]) < 0.35
+    cut = samples(images, patch=24, queries=10000, max_scale=1.3)
+    for number, sample in enumerate(drawn[:20]):
+        if not sample["drawn"]:
+            plain = cut.sample(number)
+            assert all(np.array_equal(sample[key], plain[key]) for key in plain), "photographs are the same"
+            continue
+        side = int(sample["crop"])
+        crop = np.zeros((side * side, 3), np.uint8)
+        crop[sample["pixel"]] = sample["target"]
+        with pytest.raises(AssertionError, match="the crop is from no image"):
+            whereabouts(crop.reshape(side, side, 3), images)
+        expected = Image.fromarray(crop.reshape(side, side, 3)).resize((24, 24), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(sample["lr"], np.asarray(expected))
+    again = samples(images, graphics=0.25, patch=24, queries=10000, max_scale=1.3).sample(7)
+    assert all(np.array_equal(again[key], value) for key, value in drawn[7].items())
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_a_share_is_a_share(share: float) -> None:
+    with pytest.raises(DataError, match="between 0 and 1"):
+        Sampling(graphics=share)
+
+
+def test_graphics_need_room() -> None:
+    with pytest.raises(DataError, match="at least 16 x 16"):
+        Sampling(patch=12, graphics=0.1)

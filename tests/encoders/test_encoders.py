@@ -111,3 +111,22 @@ def test_stochastic_depth_only_while_training():
     assert sorted(kept.unique().tolist()) == [0, 2]
     assert kept.mean().item() == pytest.approx(1, abs=0.1)
     assert torch.equal(blocks[-1].eval().dropped(branch), branch)
+
+
+@torch.no_grad()
+def test_edsr_grows_by_blocks_that_change_nothing():
+    torch.manual_seed(0)
+    small, large = EDSR(8, 2, 0.5), EDSR(8, 4, 0.5)
+    lr = torch.rand(1, 3, 12, 12)
+    assert large.grow_from(small)
+    torch.testing.assert_close(large(lr), small(lr), rtol=0, atol=0)
+    gradients = torch.enable_grad()(lambda: torch.autograd.grad(large(lr).sum(), large.blocks[3].conv2.weight))()
+    assert gradients[0].abs().max() > 0, "the new blocks can learn"
+
+
+@pytest.mark.parametrize("other", [EDSR(8, 5, 0.5), EDSR(4, 2, 0.5), EDSR(8, 2), RDN(8, 2, 3, 4)])
+def test_edsr_grows_from_nothing_else(other):
+    encoder = EDSR(8, 4, 0.5)
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    assert not encoder.grow_from(other)
+    assert all(torch.equal(before[key], value) for key, value in encoder.state_dict().items())

@@ -6,7 +6,7 @@ import torch
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from lmf.metrics import psnr, ssim
+from lmf.metrics import colour_share, psnr, raw_max, ssim
 from lmf.metrics.functional import protocol_options
 
 
@@ -98,3 +98,35 @@ def test_errors_of_options():
         protocol_options("set5", 2)
     with pytest.raises(ValueError, match="scale must be a positive number, got 0"):
         protocol_options("raw", 0)
+
+
+def test_colour_share_counts_pixels_in_numpy():
+    random = np.random.default_rng(0)
+    hr = np.repeat(random.random((4, 1, 20, 30)), 3, axis=1)
+    hr[3, 2, 4, 5] += 0.01  # not grey
+    sr = hr + random.normal(0, 0.08, hr.shape)
+    clipped = sr.clip(0, 1)
+    coloured = clipped.max(axis=1) - clipped.min(axis=1) > 32 / 255
+    wanted = coloured.reshape(4, -1).mean(axis=1)
+    ours = colour_share(torch.from_numpy(sr), torch.from_numpy(hr))
+    assert ours.dtype == torch.float64
+    np.testing.assert_allclose(ours[:3], wanted[:3], atol=1e-12)
+    assert wanted.min() > 0.1
+    assert ours[3].isnan()
+
+
+def test_colours_beyond_the_range_count_as_seen():
+    """-100 and 0 are both black, 100 and 1 both white."""
+    hr = torch.zeros(1, 3, 1, 3)
+    sr = torch.tensor([[0.0, -100, 0], [1, 100, 2], [-100, 0.5, 1]]).T.view(1, 3, 1, 3)
+    assert colour_share(sr, hr).item() == pytest.approx(1 / 3)
+
+
+def test_raw_max_is_in_network_units():
+    sr = torch.tensor([[0.0, 1.0, 0.5], [0.5, -3.0, 1.0], [0.4, 0.5, 0.6]]).view(3, 1, 1, 3)
+    assert raw_max(sr).tolist() == pytest.approx([1, 7, 0.2])
+
+
+def test_faults_of_pictures_of_another_shape():
+    with pytest.raises(ValueError, match="same shape"):
+        colour_share(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 5))

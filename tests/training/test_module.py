@@ -138,6 +138,55 @@ def test_without_a_baseline_there_are_no_bicubic_columns(module, folder, tmp_pat
     assert "test/psnr" in logged
 
 
+def test_faults_are_measured_on_sets_that_ask(module, folder, tmp_path):
+    """One set is grey. The raw output is that of the network, not clamped."""
+    for path in folder.iterdir():
+        Image.fromarray(np.asarray(Image.open(path).convert("L").convert("RGB"))).save(path)
+
+    class Faults(Data):
+        def __init__(self, folder) -> None:
+            super().__init__(folder)
+            self.test_sets[1].faults = True
+
+    for p in module.model.decoder.parameters():
+        p.data *= 4  # so that colours are wrong
+    measure(module, folder, tmp_path, data=Faults)
+    plain, faulty = (row.values for row in module.results)
+    assert not [name for name in plain if "raw" in name or "colour" in name]
+    raw, shares = [], []
+    for item in Faults(folder).test_sets[1]:
+        with torch.no_grad():
+            out = module.model.render(item["lr"][None] * 2 - 1, item["hr"].shape[-2:])[0].double().numpy()
+        raw.append(np.abs(out).max())
+        seen = (out / 2 + 0.5).clip(0, 1)
+        shares.append((np.ptp(seen, axis=0) > 32 / 255).mean())
+    assert faulty["raw_max"] == pytest.approx(max(raw), rel=1e-5)
+    assert faulty["colour_share"] == pytest.approx(np.mean(shares), abs=1e-9)
+    assert faulty["colour_share"] > 0.1
+    assert faulty["bicubic_colour_share"] == 0
+    assert faulty["bicubic_raw_max"] < 2
+
+
+def test_a_self_ensemble_is_measured_like_a_single_pass(module, folder, tmp_path):
+    averaged = SRModule(module.model, self_ensemble=True)
+    measure(averaged, folder, tmp_path)
+
+    class Eight:
+        def render(self, lr, size):
+            turned = [torch.rot90(side, n, (2, 3)) for side in (lr, lr.flip(3)) for n in range(4)]
+            sizes = [size if n % 2 == 0 else size[::-1] for n in range(8)]
+            large = [module.model.render(x, s) for x, s in zip(turned, sizes, strict=True)]
+            back = [torch.rot90(x, -n, (2, 3)) for n, x in enumerate(large)]
+            return torch.stack([x if n < 4 else x.flip(3) for n, x in enumerate(back)]).mean(0)
+
+    psnr = expected_psnr(Eight(), Data(folder).test_sets)
+    assert [row.values["psnr"] for row in averaged.results] == pytest.approx(psnr, abs=1e-4)
+    measure(module, folder, tmp_path)
+    single = [row.values for row in module.results]
+    assert [row.values["bicubic_psnr"] for row in averaged.results] == [row["bicubic_psnr"] for row in single]
+    assert abs(single[0]["psnr"] - psnr[0]) > 1e-3
+
+
 @pytest.mark.ddp
 def test_rows_are_the_same_on_any_number_of_ranks(folder, tmp_path):
     """With three pictures on four ranks, one rank has none."""

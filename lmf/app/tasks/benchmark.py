@@ -42,7 +42,9 @@ def run(config: DictConfig) -> None:
     models = {str(name): find(config, str(name)).to(device) for name in task.models}
     sizes = [pair(size) for size in task.sizes]
     save_config(config, output)
-    cases = runner.plan(models, sizes, task.scales, task.backends, [str(p) for p in task.precisions])
+    averaging = [config.self_ensemble] if isinstance(config.self_ensemble, bool) else list(config.self_ensemble)
+    precisions = [str(p) for p in task.precisions]
+    cases = runner.plan(models, sizes, task.scales, task.backends, precisions, averaging)
     if task.time:
         rows = runner.measure(
             models,
@@ -53,7 +55,8 @@ def run(config: DictConfig) -> None:
             progress=lambda turns: track(turns, description="measuring", transient=True),
         )
     else:
-        rows = runner.count(models, runner.plan(models, sizes, task.scales, task.backends[:1]))
+        once = runner.plan(models, sizes, task.scales, task.backends[:1], self_ensembles=averaging)
+        rows = runner.count(models, once)
     runner.save(rows, output)
     plots.save(rows, output)
     console().print(*tables.benchmark_tables(rows))

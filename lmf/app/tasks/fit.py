@@ -15,6 +15,7 @@ from lmf.app.tasks.common import build, check_data, device_of, last_config, repo
 from lmf.app.tasks.trainer import make_trainer
 from lmf.errors import UserError, one_line
 from lmf.model import SRModel
+from lmf.training.distillation import Teacher
 from lmf.training.module import SRModule
 from lmf.training.ranks import is_rank_zero
 from lmf.training.results import Results
@@ -48,6 +49,8 @@ def run(config: DictConfig) -> None:
         scheduler=instantiate(schedule.scheduler, _convert_="all"),
         interval=schedule.interval,
         seed=config.seed,
+        loss=instantiate(schedule.loss),
+        teacher=make_teacher(config),
     )
     check_optimizer(module)
     if resume is not None:
@@ -87,25 +90,44 @@ def check_optimizer(module: SRModule) -> None:
         raise UserError(f"schedule.optimizer, schedule.scheduler: {one_line(error)}") from error
 
 
+def make_teacher(config: DictConfig) -> Teacher | None:
+    """Load the teacher of the schedule, if it has one.
+
+    Raises:
+        UserError: if it cannot be loaded or an option is out of range.
+    """
+    options = config.schedule.teacher
+    if options is None:
+        return None
+    if config.schedule.cached_crops is not None:
+        raise UserError(
+            "schedule.teacher cannot see cached crops; set schedule.cached_crops=null or schedule.teacher=null"
+        )
+    model = checkpoint.load(options.model, trust=config.trust)
+    return Teacher(model, options.weight, options.queries)
+
+
 def initialise(model: SRModel, config: DictConfig) -> None:
     """Copy the encoder of the checkpoint ``config.init_from`` to ``model``, and the decoder if it has the same config.
 
     Raises:
-        UserError: if the encoders differ.
+        UserError: if the encoders differ and the one of ``model`` cannot grow from the other.
     """
     if config.init_from is None:
         return
     donor = checkpoint.load(config.init_from, trust=config.trust)
     ours, theirs = model.config or {}, donor.config or {}
-    if ours["encoder"] != theirs["encoder"]:
-        raise UserError(
-            f"init_from={config.init_from}: its encoder is {theirs['encoder']}, the config wants {ours['encoder']}"
-        )
-    parts = [part for part in ("encoder", "decoder") if ours[part] == theirs[part]]
-    for part in parts:
+    copied = [part for part in ("encoder", "decoder") if ours[part] == theirs[part]]
+    for part in copied:
         getattr(model, part).load_state_dict(getattr(donor, part).state_dict())
+    if "encoder" not in copied:
+        if not model.encoder.grow_from(donor.encoder):
+            raise UserError(
+                f"init_from={config.init_from}: its encoder is {theirs['encoder']}, the config wants {ours['encoder']}"
+            )
+        copied.insert(0, "encoder, which has more layers,")
     if is_rank_zero():
-        log.info(f"{' and '.join(parts)} from {config.init_from}")
+        log.info(f"{' and '.join(copied)} from {config.init_from}")
 
 
 def make_data(config: DictConfig, model: SRModel) -> SRDataModule:

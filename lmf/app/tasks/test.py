@@ -29,7 +29,7 @@ def run(config: DictConfig) -> None:
     )
     check_data(datamodule, "test")
     save_config(config, output)
-    module = SRModule(model, seed=config.seed)
+    module = SRModule(model, seed=config.seed, self_ensemble=config.self_ensemble)
     trainer = make_trainer(config, tracking.facts(config, datamodule, "test"))
     trainer.test(module, datamodule=datamodule, verbose=False)
     report(trainer, module, output, title)

@@ -33,6 +33,7 @@ def run(config: DictConfig) -> None:
         scale=config.scale,
         size=config.size,
         **options,
+        self_ensemble=config.self_ensemble,
         autocast=context,
     )
     files.check_failed(failed, len(jobs))

@@ -11,12 +11,13 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lmf.benchmark.cost import Cost, count
+from lmf.benchmark.cost import Cost, count, ways
 from lmf.benchmark.timing import timed
 from lmf.grid import Size
 from lmf.io.colour import from_network, to_network
 from lmf.metrics import Protocol, psnr
 from lmf.metrics.functional import precise, protocol_options
+from lmf.model import SRModel
 from lmf.renderers import Dense, Stats
 from lmf.training.callbacks.level_map import panel
 from lmf.training.callbacks.pictures import save_png
@@ -90,26 +91,24 @@ class CMSRCallback(L.Callback):
             return
         lr, hr = to_network(batch["lr"]), batch["hr"]
         lr_size, size = (lr.shape[-2], lr.shape[-1]), (hr.shape[-2], hr.shape[-1])
-        enlargement = model.prepare(lr, size)
-        latent, seen = enlargement.latent(), list[Stats]()
-        renderer = model.renderer.watched(seen)
-        seconds = dense_seconds = math.inf
-        for _ in range(REPEATS):  # alternately, so that other load on the machine affects both
-            picture, multi_scale_run = timed(lambda: enlargement.render(latent, renderer), lr.device)
-            dense, dense_run = timed(lambda: enlargement.render(latent, Dense()), lr.device)
-            seconds, dense_seconds = min(seconds, multi_scale_run), min(dense_seconds, dense_run)
-        picture, dense, stats = from_network(picture), from_network(dense), seen[-1]
+        passes, stats = ways(module.self_ensemble), list[Stats]()
+        total, seconds = lr.new_zeros(()), torch.zeros(2, dtype=torch.float64)
+        for way in passes:
+            pair, seen, spent = self.compare(model, way.apply(lr), way.size(size))
+            total, seconds = total + way.undo(pair), seconds + torch.tensor(spent)
+            stats.append(seen)
+        picture, dense = from_network(total / len(passes))
+        share = sum(seen.share for seen in stats) / len(stats)
         if (lr_size, size) not in self.costs:
-            self.costs[lr_size, size] = count(model, lr_size, size=size)
+            self.costs[lr_size, size] = count(model, lr_size, size=size, self_ensemble=module.self_ensemble)
         cost = self.costs[lr_size, size]
         space, shave = protocol_options(cast(Protocol, row.protocol), row.scale)
         figures = [
             min(psnr(picture, dense).item(), EXACT_DB),
             psnr(dense, hr, space=space, shave=shave).item(),
-            stats.share,
-            seconds,
-            dense_seconds,
-            (cost.total_macs - (1 - stats.share) * cost.render_macs) / 1e9,
+            share,
+            *seconds.tolist(),
+            (cost.total_macs - (1 - share) * cost.render_macs) / 1e9,
             cost.total_macs / 1e9,
             1.0,
         ]
@@ -120,8 +119,25 @@ class CMSRCallback(L.Callback):
         values |= dict(zip(NAMES, figures[:-1], strict=True))
         if sums[-1] <= self.images:
             name = f"{row.name}_{Path(batch['name']).name}.png"
-            values["levels"] = panel(picture[0], dense[0], stats)
+            values["levels"] = panel(picture[0], dense[0], stats[0])
             save_png(values["levels"], self.folder / name)
+
+    def compare(self, model: SRModel, lr: Tensor, size: Size) -> tuple[Tensor, Stats, tuple[float, float]]:
+        """Render ``lr`` (1, 3, h, w) at several levels and densely.
+
+        Returns:
+            Both pictures (2, 1, 3, H, W) in network units, the statistics of the first one, and the least seconds of
+            both.
+        """
+        enlargement = model.prepare(lr, size)
+        latent, seen = enlargement.latent(), list[Stats]()
+        renderer = model.renderer.watched(seen)
+        seconds = dense_seconds = math.inf
+        for _ in range(REPEATS):  # alternately, so that other load on the machine affects both
+            picture, multi_scale_run = timed(lambda: enlargement.render(latent, renderer), lr.device)
+            dense, dense_run = timed(lambda: enlargement.render(latent, Dense()), lr.device)
+            seconds, dense_seconds = min(seconds, multi_scale_run), min(dense_seconds, dense_run)
+        return torch.stack([picture, dense]), seen[-1], (seconds, dense_seconds)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add the means over all processes to the results."""

@@ -20,7 +20,6 @@ from lmf.benchmark.tables import cost_table
 from lmf.errors import UserError
 from lmf.io.csv import csv_text
 from lmf.io.files import write_text
-from lmf.model import SRModel
 from lmf.training.loggers import log_rows
 from lmf.training.module import SRModule
 
@@ -97,11 +96,13 @@ class CostCallback(L.Callback):
 
     def measure(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the model at all scales, log the values and print the table."""
-        model = cast(SRModel, pl_module.model)
-        device = pl_module.device
-        costs = [count(model, self.lr_size, scale=s) for s in self.scales]
+        module = cast(SRModule, pl_module)
+        model, device, averaged = module.model, module.device, module.self_ensemble
+        costs = [count(model, self.lr_size, scale=s, self_ensemble=averaged) for s in self.scales]
         with trainer.precision_plugin.forward_context():
-            local = [self.latency(model, self.lr_size, scale=s, device=device) for s in self.scales]
+            local = [
+                self.latency(model, self.lr_size, scale=s, device=device, self_ensemble=averaged) for s in self.scales
+            ]
         latencies = [worst(x, trainer, device) for x in local]
         self.decoder = {
             scale: {"decoder_gmacs": cost.decoder_macs / 1e9, "decoder_s": timing.latent + timing.render}
@@ -116,7 +117,8 @@ class CostCallback(L.Callback):
             self.output.mkdir(parents=True, exist_ok=True)
             write_text(self.output / "cost.csv", csv_text(rows))
             write_text(self.output / "cost.json", json.dumps(rows, indent=1) + "\n")
-        self.show(costs, latencies, f"{type(model.encoder).__name__} + {type(model.decoder).__name__}")
+        name = f"{type(model.encoder).__name__} + {type(model.decoder).__name__}"
+        self.show(costs, latencies, f"{name}, self-ensemble" if averaged else name)
 
     def values(self, costs: Sequence[Cost], latencies: Sequence[Latency]) -> dict[str, float]:
         """Return the values to log by name, from one cost and one latency per scale."""

@@ -16,6 +16,7 @@ class EvalSet:
     dataset: str
     scale: float
     protocol: str = "raw"
+    faults: bool = False
     items: list = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -62,6 +63,7 @@ class Module(L.LightningModule):
         self.model = SRModel(EDSR(out_channels=8, blocks=1), LIIF(8, hidden=[16]))
         self.scores = iter(scores)
         self.results: list[Result] = []
+        self.self_ensemble = False
 
     def setup(self, stage: str) -> None:
         self.results = [Result(s.dataset, s.scale, 3, s.protocol) for s in self.trainer.datamodule.test_sets]

@@ -53,6 +53,18 @@ def test_calibrate_then_measure(compose, run, tmp_path):
     assert within["rendered_share"] <= 0.1
 
 
+def test_a_self_ensemble_is_compared_with_a_dense_one(compose, run, tmp_path):
+    dense = results(compose, run, tmp_path / "dense", "self_ensemble=true")
+    single = results(compose, run, tmp_path / "single")
+    cmsr = results(compose, run, tmp_path / "cmsr", "self_ensemble=true", "renderer=cmsr", "renderer.budget=0.1")
+    assert cmsr["dense_psnr"] == pytest.approx(dense["psnr"], abs=1e-3)
+    assert abs(dense["psnr"] - single["psnr"]) > 1e-3
+    assert cmsr["psnr"] != cmsr["dense_psnr"]
+    assert cmsr["rendered_share"] <= 0.1
+    cost = count(checkpoint.load(run), (10, 10), size=(60, 60))
+    assert cmsr["dense_gmacs"] == pytest.approx(8 * cost.total_macs / 1e9, rel=1e-5)
+
+
 def test_devices_without_float64(monkeypatch):
     """Sums are reduced in the widest type of the device."""
     reduced = []
