@@ -140,7 +140,8 @@ def test_exported_weights_are_artifacts(compose, folder, tmp_path):
     pipeline.run(compose(*common, "logger.wandb.log_model=true", output=tmp_path / "with"))
     (run,) = offline_runs(tmp_path / "with")
     (artifact,) = run.artifacts
-    assert (artifact.name, artifact.type, next(iter(artifact.aliases))) == ("mine", "model", "exported")
+    assert (artifact.name, artifact.type) == ("mine", "model")
+    assert "exported" in artifact.aliases
     assert run.run.job_type == "export"
     assert json.loads(artifact.metadata)["recipe"][0]["schedule"]["epochs"] == 2
 
