@@ -20,7 +20,7 @@ $(READY): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1); give PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,tensorboard,dashboard,sweep,docs,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,tensorboard,dashboard,sweep,web,onnx,docs,dev]'
 	$(BIN)/python -m lmf.kernels
 	@touch $@
 
@@ -46,7 +46,7 @@ weights: setup
 	done
 
 test: setup
-	$(BIN)/python -m pytest -q -m "not slow and not ddp and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -q -m "not slow and not ddp and not gpu and not browser" $(ARGS)
 
 test-all: setup
 	$(BIN)/python -m pytest -q $(ARGS)
@@ -67,6 +67,7 @@ check: setup
 	$(BIN)/mypy
 
 docs: setup
+	$(BIN)/python docs/browser/build.py
 	$(BIN)/mkdocs build --strict
 
 clean:

@@ -1,6 +1,6 @@
 """Latent Modulated Functions: arbitrary-scale super-resolution."""
 
-from lmf.checkpoint import CheckpointError, build, list_models, load, read_card, save
+from lmf.checkpoint import CheckpointError, build, list_models, load, load_descriptor, read_card, save
 from lmf.errors import UserError
 from lmf.io import ImageError
 from lmf.model import Enlargement, SRModel
@@ -16,6 +16,7 @@ __all__ = [
     "build",
     "list_models",
     "load",
+    "load_descriptor",
     "read_card",
     "save",
 ]

@@ -113,6 +113,17 @@ class Grid:
         )
         return height, width
 
+    def latents(self, size: Size) -> Grid:
+        """Return the grid of the latents that [-1, 1] spans, as a part of the grid of all latents.
+
+        Args:
+            size: (h, w) of the latents within the strips.
+        """
+        pairs = zip((self.strip, self.column_strip), size, strict=True)
+        rows, cols = (strip or Strip(0, n, n) for strip, n in pairs)
+        spans = (rows.start, rows.stop), (cols.start, cols.stop)
+        return replace(self, cells=(rows.total, cols.total), rows=spans[0], cols=spans[1])
+
     def band(self, start: int, stop: int) -> Grid:
         """Return rows ``start .. stop - 1`` of this rectangle."""
         return replace(self, rows=(self.rows[0] + start, self.rows[0] + stop))

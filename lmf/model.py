@@ -218,6 +218,10 @@ class Enlargement:
         target = replace(self.target, column_strip=strip) if axis else replace(self.target, strip=strip)
         return replace(self, image=self.image.narrow(2 + axis, start, stop - start), target=target)
 
+    def part(self, rows: tuple[int, int], cols: tuple[int, int]) -> Enlargement:
+        """Compute the same output pixels from half-open ranges of ``rows`` and ``cols`` of ``image`` alone."""
+        return self.strip(*rows).strip(*cols, axis=1)
+
 
 _LOCK = threading.Lock()
 _EVALUATING: dict[nn.Module, tuple[int, list[tuple[nn.Module, bool]]]] = {}  # threads inside, and the modes before

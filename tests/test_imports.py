@@ -27,16 +27,22 @@ ALLOWED = {
     "model": {"decoders", "encoders", "errors", "grid", "io", "renderers"},
     "data": {"errors", "io", "metrics"},
     "checkpoint": {"decoders", "encoders", "errors", "io", "model", "weights"},
-    "benchmark": {"data", "decoders", "errors", "grid", "io", "kernels", "memory", "model", "precision", "renderers"},
-    "inference": {"errors", "grid", "io", "memory", "model", "renderers"},
+    "benchmark": {
+        "data", "decoders", "errors", "grid", "io", "kernels", "memory", "metrics", "model", "precision", "renderers",
+    },
+    "inference": {"decoders", "errors", "grid", "io", "memory", "model", "renderers"},
+    "export": {"checkpoint", "decoders", "errors", "grid", "io", "kernels", "model"},
     "calibration": {"data", "grid", "io", "kernels", "model", "renderers"},
     "training": {
         "benchmark", "checkpoint", "decoders", "encoders", "errors", "grid", "io", "memory", "metrics", "model",
         "renderers",
     },
+    "web": {
+        "benchmark", "checkpoint", "decoders", "encoders", "errors", "grid", "inference", "io", "model", "renderers",
+    },
     "app": {
-        "benchmark", "calibration", "checkpoint", "data", "errors", "inference", "io", "model", "precision",
-        "renderers", "training", "weights",
+        "benchmark", "calibration", "checkpoint", "data", "errors", "export", "inference", "io", "model", "precision",
+        "renderers", "training", "web", "weights",
     },
 }  # fmt: skip
 CONFIGS = {"app"}  # the parts that see Hydra or OmegaConf
@@ -94,4 +100,15 @@ def test_the_package_is_light():
     modules = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     roots = {name.partition(".")[0] for name in modules}
     assert "torch" in roots
-    assert not roots & {"lightning", "hydra", "omegaconf", "wandb", "torchmetrics", "matplotlib", "skimage"}
+    heavy = {
+        "lightning",
+        "hydra",
+        "omegaconf",
+        "wandb",
+        "torchmetrics",
+        "matplotlib",
+        "skimage",
+        "starlette",
+        "uvicorn",
+    }
+    assert not roots & heavy

@@ -94,6 +94,7 @@ def files(folder, *patterns):
 def test_what_is_in_the_wheel(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     wanted = {f"lmf/{name}" for name in files(ROOT / "lmf", "*.py", "*.cpp", "*.h", "*.safetensors", "*.yaml")}
+    wanted |= {f"lmf/{name}" for name in files(ROOT / "lmf", "static/*")}
     wanted |= {f"lmf/conf/{name}" for name in files(ROOT / "conf", "*.yaml")}
     wanted |= {"lmf/py.typed", "lmf/weights/NOTICE"}
     own = {name for name in names if ".dist-info/" not in name}

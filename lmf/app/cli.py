@@ -1,6 +1,7 @@
 """The command ``lmf``: subcommands for common jobs, and Hydra overrides for everything else.
 
-The subcommands need only the base install. All other arguments have the form ``KEY=VALUE`` and need ``lmf[train]``.
+The subcommands need only the base install, ``zoom`` also ``lmf[web]``. All other arguments have the form ``KEY=VALUE``
+and need ``lmf[train]``.
 """
 
 from __future__ import annotations
@@ -11,17 +12,16 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
-import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 import lmf
 from lmf import io
+from lmf.app.arguments import Parser, device, fail
 from lmf.checkpoint import find
-from lmf.errors import UserError, explain, needed, one_line
+from lmf.errors import UserError, explain, needed
 from lmf.inference import files, planning, tiling
 from lmf.precision import autocast
 from lmf.renderers.cmsr import CMSR, tables
@@ -32,18 +32,21 @@ HELP = """\
 Enlarge pictures by any factor. Train and evaluate the models that do it.
 
   lmf upscale photo.jpg --scale 3.7      enlarge pictures or folders; see lmf upscale --help
+  lmf zoom photo.jpg                     zoom into a picture in the browser; see lmf zoom --help
   lmf models                             list the pretrained models
   lmf KEY=VALUE ...                      run a task with a config:
 
   lmf experiment=lmf_edsr                train a model
-  lmf task=test ckpt_path=RUN            measure it; tasks: fit, test, upscale, calibrate, benchmark,
-                                         export, dashboard
+  lmf task=test ckpt_path=RUN            measure it; tasks: fit, test, upscale, calibrate, benchmark, export,
+                                         zoom, dashboard
   lmf task=upscale input=photo.jpg scale=3.7
   lmf -m experiment=lmf_edsr seed=0,1,2  run several jobs
 
   lmf experiment=lmf_edsr --cfg job      show the config of a job without running it
   lmf --hydra-help                       explain the KEY=VALUE form
   lmf --version"""
+
+CAPTION = "GMAC (10^9 multiply-adds, 160x90 pixels)\nand PSNR (dB, by test set) at x4"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -73,20 +76,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if message is None:  # a bug
             raise
         fail(message)
-
-
-def fail(message: str, status: int = 1) -> NoReturn:
-    """Print ``message`` as an error and exit with ``status``."""
-    print(f"ERROR: {message}", file=sys.stderr)
-    sys.exit(status)
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser that reports an error as one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print ``message`` and exit with status 2."""
-        fail(f"{message} ({self.prog} --help)", status=2)
 
 
 def upscale(arguments: Sequence[str]) -> None:
@@ -208,19 +197,15 @@ def size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def device(name: str | None) -> torch.device:
-    """Return the device called ``name``, by default an accelerator if one is available.
+def zoom(arguments: Sequence[str]) -> None:
+    """Run ``lmf zoom``, which serves a page that zooms into pictures.
 
     Raises:
-        UserError: if PyTorch cannot use the device.
+        MissingExtra: if the extra ``web`` is not installed.
     """
-    if name is None:
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        torch.empty(0, device=name)
-        return torch.device(name)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: {one_line(error)}") from error
+    with needed("web"):
+        from lmf.app.zoom import run
+    run(arguments)
 
 
 def models(arguments: Sequence[str]) -> None:
@@ -229,23 +214,24 @@ def models(arguments: Sequence[str]) -> None:
     parser.parse_args(arguments)
     cards = lmf.list_models()
     measured = dict.fromkeys(key for card in cards.values() for key in card.get("results", {}) if key.endswith("_x4"))
-    table = Table(box=SIMPLE_HEAD, caption="test sets: PSNR in dB at x4", caption_justify="left")
-    for heading in ("model", "encoder", "decoder", "parameters", *(key.removesuffix("_x4") for key in measured)):
-        table.add_column(heading, no_wrap=True)
+    table = Table(box=SIMPLE_HEAD, caption=CAPTION, caption_justify="left", padding=(0, 1, 0, 0))
+    table.add_column("model", no_wrap=True)
+    for heading in ("parameters", "MB", "GMAC", *(key.removesuffix("_x4") for key in measured)):
+        table.add_column(heading, no_wrap=True, justify="right")
     for name, card in cards.items():
-        model, results = lmf.load(name), card.get("results", {})
-        parameters = f"{sum(p.numel() for p in model.parameters()):,}"
+        results, gmacs = card.get("results", {}), card.get("costs", {}).get("gmacs", {})
         psnr = [f"{results[key]['psnr']:.2f}" if key in results else "" for key in measured]
-        table.add_row(name, type(model.encoder).__name__, type(model.decoder).__name__, parameters, *psnr)
+        size = f"{card['parameters']:,}", f"{card['bytes'] / 1e6:.1f}"
+        table.add_row(name, *size, f"{gmacs['x4']:.1f}" if "x4" in gmacs else "", *psnr)
     console = Console()
     console.print(table)
-    for fact in ("data", "licence"):
+    for fact, heading in (("data", "trained on"), ("limits", "limits"), ("licence", "licence")):
         for text in dict.fromkeys(card[fact] for card in cards.values() if fact in card):
             names = ", ".join(name for name, card in cards.items() if card.get(fact) == text)
-            console.print(f"{fact} of {names}: {text}\n", markup=False, highlight=False)
+            console.print(f"{heading} ({names}): {text}\n", markup=False, highlight=False)
 
 
-SUBCOMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"upscale": upscale, "models": models}
+SUBCOMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"upscale": upscale, "zoom": zoom, "models": models}
 
 
 def compose_and_run(arguments: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from lmf.benchmark.cost import CONVENTION, STAGES, Cost, Latency, StageCosts
+from lmf.benchmark.quality import Point
 from lmf.benchmark.runner import Row, label
 
 
@@ -60,6 +61,17 @@ def times_table(rows: Sequence[Row]) -> Table:
         times = [f"{1e3 * (t or 0):.0f}" for t in (row.encoder_s, row.latent_s, row.render_s, row.total_s)]
         rates = [f"{row.gflops:.1f}", f"{row.total_s / row.floor_s:.1f}x", megabytes(row.peak_bytes)]
         table.add_row(row.name, label(row), f"{row.scale:g}", *times, gmacs(row)[-1], *rates)
+    return table
+
+
+def quality_table(points: Sequence[Point]) -> Table:
+    """Return a table of PSNR and cost with one row per point."""
+    numbers = ["scale", "PSNR\ndB", "GMAC", "total\nms"]
+    table = new_table("PSNR on test sets, and cost of the benchmarked picture", ["model", "set"], numbers)
+    for point in points:
+        name = f"{point.model}, self-ensemble" if point.self_ensemble else point.model
+        seconds = "-" if point.seconds is None else f"{1e3 * point.seconds:.0f}"
+        table.add_row(name, point.set, f"{point.scale:g}", f"{point.psnr:.2f}", f"{point.gmacs:.1f}", seconds)
     return table
 
 

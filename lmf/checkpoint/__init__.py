@@ -1,5 +1,6 @@
 """Loads and saves models, including published checkpoints of other projects."""
 
+from lmf.checkpoint.descriptor import ModelDescriptor, SizeRequirements, load_descriptor
 from lmf.checkpoint.files import (
     FORMAT,
     PARTS,
@@ -19,6 +20,8 @@ __all__ = [
     "PARTS",
     "SOURCES",
     "CheckpointError",
+    "ModelDescriptor",
+    "SizeRequirements",
     "build",
     "check_finite",
     "find",
@@ -26,6 +29,7 @@ __all__ = [
     "is_safetensors",
     "list_models",
     "load",
+    "load_descriptor",
     "read_card",
     "save",
     "unpickle",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,8 +94,20 @@ def sorted_header(data: bytes) -> bytes:
 
 
 def list_models() -> dict[str, dict[str, Any]]:
-    """Return the pretrained models that `load` accepts by name, each with its card (data, recipe, results, licence)."""
-    return {name: read_card(path) for name, path in bundled().items()}
+    """Return the pretrained models that `load` accepts by name, each with its card and the size of its file.
+
+    Every entry has ``bytes`` and ``parameters``. The others come from the card, and a card may lack them: ``data``
+    (what the model was trained on), ``recipe``, ``limits`` (what it is bad at), ``licence``, ``results`` by test set
+    and scale (``{"set5_x4": {"psnr": ..., ...}}``), ``costs`` (10^9 multiply-adds by scale), ``version``, ``commit``.
+    """
+    return {name: size_of(path) | read_card(path) for name, path in bundled().items()}
+
+
+def size_of(path: Path) -> dict[str, Any]:
+    """Return the ``bytes`` of a file written by `save` and the number of ``parameters`` in it."""
+    with safe_open(path, "pt") as file:
+        shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
+    return {"bytes": path.stat().st_size, "parameters": sum(math.prod(shape) for shape in shapes)}
 
 
 def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:

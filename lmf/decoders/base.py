@@ -67,12 +67,14 @@ class Decoder(nn.Module):
             and the features and image pixels that its colour depends on. A colour must not depend on the absolute
             position either, so that a picture can be computed in strips. None if no bound is known; latents then always
             cover the whole picture.
+        graph_obstacle: why `lmf.export` cannot write the decoder as a graph for all sizes; None if it can.
 
     Raises:
         UserError: if ``skip`` is unknown.
     """
 
     receptive_field: int | None = None
+    graph_obstacle: str | None = None
 
     def __init__(self, in_channels: int, skip: Skip = "none", clip_scale: float | None = None) -> None:
         super().__init__()
@@ -171,7 +173,9 @@ class Linear(nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or x.dtype == torch.float64 or self.out_features < 16 or not x.numel():
+        if torch.compiler.is_exporting() or x.device.type != "cpu" or x.dtype == torch.float64:
+            return super().forward(x)
+        if self.out_features < 16 or not x.numel():
             return super().forward(x)
         maps = x.reshape(1, 1, -1, self.in_features).permute(0, 3, 1, 2)  # (1, in, 1, N), channels last
         maps = F.conv2d(maps, self.weight[:, :, None, None], self.bias)

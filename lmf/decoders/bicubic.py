@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,6 +58,21 @@ class Bicubic(Decoder):
                 weight = (weight_y[..., i] * weight_x[..., j])[..., None]
                 rgb = rgb + weight * grid.take(latent.pixels, y * w + x)
         return torch.as_tensor(rgb)
+
+    def render(self, latent: Any, target: grid.Grid, cell: Tensor) -> Tensor:
+        """Sample rows, then columns, which takes a fraction of the work of `query`."""
+        out: Tensor = latent.pixels.permute(0, 3, 1, 2)  # (B, 3, h, w)
+        for dim, centres in zip((2, 3), target.axes(cell.device, cell.dtype), strict=True):
+            n = out.shape[dim]
+            position = ((centres + 1) * n - 1) / 2
+            base = position.floor()
+            taps = (base.long() + torch.arange(-1, 3, device=base.device)[:, None]).clamp(0, n - 1)  # (4, pixels)
+            weights = cubic_weights(position - base).T.reshape(4, *((-1, 1) if dim == 2 else (-1,)))
+            rgb: Tensor | float = 0.0
+            for tap, weight in zip(taps, weights, strict=True):
+                rgb = rgb + out.index_select(dim, tap) * weight
+            out = torch.as_tensor(rgb)
+        return out.to(cell.dtype)
 
 
 def cubic_weights(fraction: Tensor) -> Tensor:

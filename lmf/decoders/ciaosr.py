@@ -35,6 +35,8 @@ class CiaoSR(Decoder):
         skip, clip_scale: see `Decoder`.
     """
 
+    graph_obstacle = "its non-local attention cuts pictures into tiles, whose number depends on the size"
+
     def __init__(
         self,
         in_channels: int = 64,

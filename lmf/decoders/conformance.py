@@ -119,11 +119,15 @@ def check_receptive_field(make: Make) -> None:
         changed = picture_of(decoder, other, other_image, size)
         kept = size[0] - first
         expect_close(changed.narrow(dim, first, kept), whole.narrow(dim, first, kept), message)
-    target = Grid((size[0], size[1]), (first, size[0]), (0, size[1]), Strip(cut, n, n))
-    below = feat[:, :, cut:], image[:, :, cut:]
-    cell = decoder.cell(target, (n - cut, n), 1, feat.device)
-    strip = decoder.render(decoder.latent(*below, cell), target, cell)
-    expect_close(strip, whole[:, :, first:], "a picture computed in strips must equal the whole picture")
+    strip, late = Strip(cut, n, n), (first, size[0])
+    rows = Grid((size[0], size[1]), late, (0, size[1]), strip)
+    cols = Grid((size[0], size[1]), (0, size[0]), late, column_strip=strip)
+    for dim, target, part_size in ((2, rows, (n - cut, n)), (3, cols, (n, n - cut))):
+        part = feat.narrow(dim, cut, n - cut), image.narrow(dim, cut, n - cut)
+        cell = decoder.cell(target, part_size, 1, feat.device)
+        drawn = decoder.render(decoder.latent(*part, cell), target, cell)
+        wanted = whole.narrow(dim, first, size[0] - first)
+        expect_close(drawn, wanted, "a picture computed in strips must equal the whole picture")
 
 
 def check_precision(make: Make) -> None:

@@ -57,6 +57,8 @@ class DIIF(Decoder):
         UserError: if ``slicing`` is unknown or a list of widths is empty.
     """
 
+    graph_obstacle = "it computes each distinct slice once, and how many there are depends on the coordinates"
+
     def __init__(
         self,
         in_channels: int = 64,

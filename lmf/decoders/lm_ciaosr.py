@@ -32,6 +32,7 @@ class LMCiaoSR(LMFDecoder):
     """
 
     input_encoding = "linear"  # [code, relative coordinate]
+    graph_obstacle = "its non-local attention cuts pictures into tiles, whose number depends on the size"
 
     def __init__(
         self,

@@ -42,8 +42,8 @@ class EDSR(Encoder):
         self.load_state_dict(smaller.state_dict(), strict=False)
         for block in self.blocks[len(smaller.blocks) :]:
             assert isinstance(block, ResidualBlock)
-            nn.init.zeros_(block.conv2.weight)
-            nn.init.zeros_(block.conv2.bias)
+            for parameter in block.conv2.parameters():
+                nn.init.zeros_(parameter)
         return True
 
 

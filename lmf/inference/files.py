@@ -204,7 +204,7 @@ def enlarged(
     top = 0
     parts = (tiling.bands(model, plane, size, tile, renderer, self_ensemble) for plane in lr)
     for bands in zip(*parts, strict=True):
-        yield compose([from_network(band) for band in bands], top, size[0])
+        yield compose([from_network(band) for band in bands], io.Window(top, 0, size))
         top += bands[0].shape[2]
 
 

@@ -144,18 +144,12 @@ def features(model: SRModel, image: Tensor, axis: int, span: tuple[int, int], ti
     h, w = image.shape[-2:]
     top, bottom = (0, h) if axis else span
     left, right = span if axis else (0, w)
-    field, step = model.encoder.receptive_field, model.encoder.multiple
-    if field is None:
+    if model.encoder.receptive_field is None:
         return model.features(image)[:, :, top:bottom, left:right]
-
-    def widened(start: int, stop: int, n: int) -> tuple[int, int]:
-        return max(0, (start - field) // step * step), min(n, math.ceil((stop + field) / step) * step)
-
     out: Tensor | None = None
     for y0, y1 in cut(top, bottom, tile):
         for x0, x1 in cut(left, right, tile):
-            (a, b), (c, d) = widened(y0, y1, h), widened(x0, x1, w)
-            feat = model.features(image[:, :, a:b, c:d])[:, :, y0 - a : y1 - a, x0 - c : x1 - c]
+            feat = tile_features(model, image, (y0, y1), (x0, x1))
             if feat.shape[-2:] == (bottom - top, right - left):
                 return feat
             if out is None:
@@ -164,6 +158,23 @@ def features(model: SRModel, image: Tensor, axis: int, span: tuple[int, int], ti
             out[:, :, y0 - top : y1 - top, x0 - left : x1 - left] = feat
     assert out is not None
     return out
+
+
+def tile_features(model: SRModel, image: Tensor, rows: tuple[int, int], cols: tuple[int, int]) -> Tensor:
+    """Compute the features (B, C, rows, cols) of half-open ranges of rows and columns of ``image`` (B, 3, h, w).
+
+    The encoder sees them with everything in its receptive field, or the whole image if that has no bound.
+    """
+    field, step = model.encoder.receptive_field, model.encoder.multiple
+
+    def widened(start: int, stop: int, n: int) -> tuple[int, int]:
+        if field is None:
+            return 0, n
+        return max(0, (start - field) // step * step), min(n, math.ceil((stop + field) / step) * step)
+
+    (a, b), (c, d) = (widened(*span, n) for span, n in zip((rows, cols), image.shape[-2:], strict=True))
+    feat = model.features(image[:, :, a:b, c:d])
+    return feat[:, :, rows[0] - a : rows[1] - a, cols[0] - c : cols[1] - c]
 
 
 def cut(start: int, stop: int, step: int) -> list[tuple[int, int]]:

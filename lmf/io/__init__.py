@@ -1,5 +1,6 @@
 """Reads, writes and converts pictures in files and in memory."""
 
+from lmf.io.alpha import Window
 from lmf.io.convert import Parts, decompose
 from lmf.io.formats import (
     FORMATS,
@@ -40,6 +41,7 @@ __all__ = [
     "Page",
     "Parts",
     "Picture",
+    "Window",
     "check_options",
     "check_suffix",
     "check_writable",

@@ -7,6 +7,7 @@ Colours under zero alpha therefore have no effect.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,21 @@ _SEEN = 1 / 4  # colours with at least this alpha stay unchanged
 _LEAST = 1e-6
 
 
-def split(planes: Tensor) -> tuple[list[Tensor], Callable[[Sequence[Tensor], int, int | None], Tensor]]:
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of an enlarged picture.
+
+    Attributes:
+        top, left: its first row and column.
+        size: (H, W) of the whole picture.
+    """
+
+    top: int
+    left: int
+    size: tuple[int, int]
+
+
+def split(planes: Tensor) -> tuple[list[Tensor], Callable[[Sequence[Tensor], Window | None], Tensor]]:
     """Split a picture into RGB pictures to enlarge.
 
     Args:
@@ -26,8 +41,7 @@ def split(planes: Tensor) -> tuple[list[Tensor], Callable[[Sequence[Tensor], int
     Returns:
         pictures: (B, 3, h, w) each. The first holds the colours. The second holds alpha as a grey picture; it is left
             out if alpha is constant.
-        merge: combines the enlarged ``pictures`` to (B, C, H, W) in [0, 1]; or the same rows of each, given the number
-            of their first row and the height of the whole.
+        merge: combines the enlarged ``pictures`` to (B, C, H, W) in [0, 1]; or the same `Window` of each.
     """
     channels, device = planes.shape[1], planes.device
     alpha = planes[:, -1:] if channels in (2, 4) else None
@@ -35,7 +49,7 @@ def split(planes: Tensor) -> tuple[list[Tensor], Callable[[Sequence[Tensor], int
     flat = alpha is None or bool((alpha == alpha[:1, :, :1, :1]).all())
     pictures = [colour] if alpha is None or flat else [filled(colour, alpha), alpha]
 
-    def merge(enlarged: Sequence[Tensor], top: int, height: int | None) -> Tensor:
+    def merge(enlarged: Sequence[Tensor], window: Window | None) -> Tensor:
         out, *rest = (picture.detach().to(device, torch.float32).clamp(0, 1) for picture in enlarged)
         if channels < 3:
             out = grey(out)
@@ -44,31 +58,32 @@ def split(planes: Tensor) -> tuple[list[Tensor], Callable[[Sequence[Tensor], int
         if flat:
             seen = alpha[:1, :, :1, :1].expand(len(out), 1, *out.shape[-2:])
         else:
-            low, high = limits(alpha, height or out.shape[-2], out.shape[-1], top, out.shape[-2])
+            shown = (out.shape[-2], out.shape[-1])
+            low, high = limits(alpha, window or Window(0, 0, shown), shown)
             seen = torch.where(low == high, low, grey(rest[0]))  # masks stay flat beyond their edges
         return torch.cat([out, seen], dim=1)
 
     return [picture.expand(-1, 3, -1, -1) for picture in pictures], merge
 
 
-def limits(alpha: Tensor, height: int, width: int, top: int, rows: int) -> tuple[Tensor, Tensor]:
+def limits(alpha: Tensor, window: Window, shown: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Return the smallest and the largest alpha around each output pixel.
 
     Args:
         alpha: (B, 1, h, w).
-        height, width: size of the output.
-        top, rows: the output rows.
+        window: position of the output pixels.
+        shown: their (rows, columns).
 
     Returns:
-        low, high: (B, 1, rows, width), over the 3 x 3 input pixels around the one that holds the output pixel. If the
+        low, high: (B, 1, rows, columns), over the 3 x 3 input pixels around the one that holds the output pixel. If the
             output is smaller than the input on a side, 0 and 1.
     """
-    h, w = alpha.shape[-2:]
+    (h, w), (height, width) = alpha.shape[-2:], window.size
     if height < h or width < w:
-        shape = (len(alpha), 1, rows, width)
+        shape = (len(alpha), 1, *shown)
         return alpha.new_zeros(shape), alpha.new_ones(shape)
-    y = (2 * torch.arange(top, top + rows, device=alpha.device) + 1) * h // (2 * height)
-    x = (2 * torch.arange(width, device=alpha.device) + 1) * w // (2 * width)
+    y = (2 * torch.arange(window.top, window.top + shown[0], device=alpha.device) + 1) * h // (2 * height)
+    x = (2 * torch.arange(window.left, window.left + shown[1], device=alpha.device) + 1) * w // (2 * width)
     index = (..., y[:, None], x)
     return -F.max_pool2d(-alpha, 3, 1, 1)[index], F.max_pool2d(alpha, 3, 1, 1)[index]
 

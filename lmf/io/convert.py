@@ -15,6 +15,7 @@ from PIL import Image as PIL
 from torch import Tensor
 
 from lmf.io import alpha, metadata
+from lmf.io.alpha import Window
 from lmf.io.formats import ImageError
 from lmf.io.pil import from_pil
 
@@ -26,8 +27,8 @@ class Parts(NamedTuple):
         planes: one or two pictures to enlarge, float32 (B, 3, h, w) in [0, 1] on the device of the input. The first
             holds the colours, grey replicated. The second holds alpha as a grey picture, if alpha is not constant.
         compose: converts the enlarged ``planes``, (B, 3, H, W) each, back to the kind of the input: type, depth, mode,
-            batch dimension and device. It clamps to [0, 1]. It also converts bands, the same rows of each plane, given
-            the number of their first row and the height of the whole: ``compose(bands, top, height)``.
+            batch dimension and device. It clamps to [0, 1]. It also converts the same rectangle of each plane:
+            ``compose(parts, window)``.
     """
 
     planes: list[Tensor]
@@ -64,8 +65,8 @@ def _decompose_pil(image: PIL.Image) -> Parts:
     planes, compose = _decompose_array(from_pil(image))
     mode, size, said = image.mode, (image.height, image.width), metadata.of_pil(image)
 
-    def restore(out: Sequence[Tensor], top: int = 0, height: int | None = None) -> PIL.Image:
-        array = compose(out, top, height)
+    def restore(out: Sequence[Tensor], window: Window | None = None) -> PIL.Image:
+        array = compose(out, window)
         restored = PIL.fromarray(array.astype(np.int32) if mode == "I" else array)
         restored.info.update(metadata.to_info(said.enlarged(size, array.shape[:2], upright=False)))
         return restored
@@ -82,8 +83,8 @@ def _decompose_tensor(image: Tensor) -> Parts:
     batched, dtype = image.ndim == 4, image.dtype
     planes, merge = alpha.split(values if batched else values[None])
 
-    def restore(out: Sequence[Tensor], top: int = 0, height: int | None = None) -> Tensor:
-        merged = merge(out, top, height).to(dtype)
+    def restore(out: Sequence[Tensor], window: Window | None = None) -> Tensor:
+        merged = merge(out, window).to(dtype)
         return merged if batched else merged[0]
 
     return Parts(planes, restore)
@@ -98,8 +99,8 @@ def _decompose_array(array: np.ndarray) -> Parts:
     values = _in_range(values.reshape(*shape[:2], -1)).permute(2, 0, 1)[None].contiguous()
     planes, merge = alpha.split(values)
 
-    def restore(out: Sequence[Tensor], top: int = 0, height: int | None = None) -> np.ndarray:
-        merged = merge(out, top, height)[0].permute(1, 2, 0).numpy()  # (H, W, C)
+    def restore(out: Sequence[Tensor], window: Window | None = None) -> np.ndarray:
+        merged = merge(out, window)[0].permute(1, 2, 0).numpy()  # (H, W, C)
         if white > 1:
             merged = np.floor(merged * white + 0.5)
         return np.ascontiguousarray(merged.reshape(*merged.shape[:2], *shape[2:]).astype(dtype))

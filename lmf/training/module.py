@@ -85,7 +85,7 @@ class SRModule(L.LightningModule):
         self.metrics = nn.ModuleList(
             nn.ModuleList(set_metrics(s.protocol, s.scale, prefix, s.faults) for prefix in prefixes) for s in sets
         )
-        self.results = [Result(s.dataset, s.scale, 0, s.protocol) for s in sets]
+        self.results = [Result(s.dataset, s.scale, 0, s.protocol, self_ensemble=self.self_ensemble) for s in sets]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the step."""

@@ -27,6 +27,7 @@ class Result:
         images: number of measured pictures, over all processes.
         protocol: ``"div2k"``, ``"benchmark"`` or ``"raw"``, see `lmf.metrics.functional.protocol_options`.
         values: measured values by column name: ``psnr`` (dB), ``ssim``, ``bicubic_psnr``, ``decoder_s`` and so on.
+        self_ensemble: whether they are those of a self-ensemble, see `lmf.SRModel.render`.
     """
 
     set: str
@@ -34,6 +35,7 @@ class Result:
     images: int
     protocol: str
     values: dict[str, float] = field(default_factory=dict)
+    self_ensemble: bool = False
 
     @property
     def name(self) -> str:
@@ -47,6 +49,7 @@ class Result:
             "scale": self.scale,
             "images": self.images,
             "protocol": self.protocol,
+            **({"self_ensemble": True} if self.self_ensemble else {}),
             **self.values,
         }
 
@@ -54,6 +57,7 @@ class Result:
     def of(cls, columns: Mapping[str, Any]) -> Result:
         """Return the row that `columns` converted to a dictionary."""
         fields = {name: columns[name] for name in ("set", "scale", "images", "protocol")}
+        fields["self_ensemble"] = columns.get("self_ensemble", False)
         return cls(**fields, values={name: value for name, value in columns.items() if name not in fields})
 
 

@@ -240,6 +240,33 @@ def test_a_picture_that_fails_is_named_and_the_others_go_on(pictures, capsys):
     assert (pictures / "upscaled" / "photo (1)_x2.png").is_file()
 
 
+def test_models_with_all_facts(capsys, monkeypatch):
+    """Size, cost, PSNR, what it was trained on and what it is bad at, within 80 columns; cards may lack any of them."""
+    cards = {
+        "lm_liif_edsr_plus": {
+            "parameters": 2_486_067,
+            "bytes": 4_972_000,
+            "data": "photographs",
+            "limits": "no noise",
+            "licence": "Apache-2.0",
+            "costs": {"lr_size": [90, 160], "gmacs": {"x4": 27.4}},
+            "results": {f"{name}_x4": {"psnr": 31.234} for name in ("set5", "set14", "b100", "graphics")},
+        },
+        "old": {"parameters": 10, "bytes": 2_000},
+    }
+    monkeypatch.setattr(lmf, "list_models", lambda: cards)
+    monkeypatch.setenv("COLUMNS", "80")
+    cli.main(["models"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 80
+    (row,) = [line.split() for line in lines if line.strip().startswith("lm_liif_edsr_plus")]
+    assert row == ["lm_liif_edsr_plus", "2,486,067", "5.0", "27.4", *["31.23"] * 4]
+    (row,) = [line.split() for line in lines if line.strip().startswith("old")]
+    assert row == ["old", "10", "0.0"]
+    for fact in ("trained on (lm_liif_edsr_plus): photographs", "limits (lm_liif_edsr_plus): no noise"):
+        assert fact in lines
+
+
 def test_models(capsys):
     cli.main(["models"])
     out = capsys.readouterr().out

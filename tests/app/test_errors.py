@@ -22,6 +22,17 @@ from ..conftest import ROOT, TINY
 HINT = "hydra.verbose=true shows the traceback"
 
 
+@pytest.mark.parametrize(
+    "task", [("task=test",), ("task=upscale", "input=a.png", "scale=2"), ("task=benchmark", "task.models=[bicubic]")]
+)
+@pytest.mark.parametrize("value", ["maybe", "3", "null", "[]"])
+def test_a_self_ensemble_is_true_or_false(compose, tmp_path, caplog, task, value):
+    with pytest.raises(SystemExit):
+        pipeline.run(compose(*TINY, *task, "ckpt_path=lm_liif_edsr", f"self_ensemble={value}"))
+    assert "self_ensemble must be true" in caplog.text
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
 def instantiation(target, **options):
     with pytest.raises(InstantiationException) as error:
         instantiate({"_target_": target, **options})

@@ -13,6 +13,7 @@ from skimage import data
 import lmf
 from lmf import checkpoint
 from lmf.app import pipeline
+from lmf.benchmark.cost import count
 from lmf.data.degradations import resize_pil
 from lmf.renderers.cmsr.tables import Tables, beside
 
@@ -38,13 +39,22 @@ def test_a_run_becomes_a_file_with_a_card(compose, trained, tmp_path):
 
     # results are added to the card, which keeps its facts
     results = tmp_path / "results.json"
-    results.write_text(json.dumps([{"set": "set5", "scale": 3.7, "images": 5, "psnr": 31.23456, "bicubic_psnr": 28.0}]))
+    row = {"set": "set5", "scale": 3.7, "images": 5, "psnr": 31.23456, "bicubic_psnr": 28.0}
+    faults = {"set": "graphics", "scale": 4, "images": 24, "psnr": 30.0, "colour_share": 0.0000123, "raw_max": 1.54321}
+    results.write_text(json.dumps([row, faults, {**row, "psnr": 31.5, "self_ensemble": True}]))
     pipeline.run(compose(*TINY, *export, f"ckpt_path={file}", f"results=[{results}]"))
     card = checkpoint.read_card(file)
     assert (card["data"], card["licence"]) == ("scikit-image", "MIT")
     assert [step["schedule"]["name"] for step in card["recipe"]] == ["quick"]
     assert card["version"] == lmf.__version__
-    assert card["results"] == {"set5_x3.7": {"psnr": 31.2346, "bicubic_psnr": 28.0}}
+    assert card["results"] == {
+        "set5_x3.7": {"psnr": 31.2346, "bicubic_psnr": 28.0, "self_ensemble_psnr": 31.5},
+        "graphics_x4": {"psnr": 30.0, "colour_share": 0.000012, "raw_max": 1.5432},
+    }
+    gmacs = {
+        f"x{scale}": round(count(exact, (90, 160), scale=scale).total_macs / 1e9, 1) for scale in (2, 3, 4, 6, 8, 12)
+    }
+    assert card["costs"] == {"lr_size": [90, 160], "gmacs": gmacs, "self_ensemble": 8}
     again = lmf.load(file).state_dict()
     assert all(torch.equal(value, again[key]) for key, value in model.state_dict().items())
     assert [path.name for path in file.parent.iterdir()] == [file.name]
@@ -112,7 +122,8 @@ def test_pretrained_models_have_cards_and_fit_their_tables():
     for name, card in models.items():
         assert {"data", "licence", "recipe", "commit", "results"} <= card.keys(), name
         path = checkpoint.find(name)
-        assert path.stat().st_size < 4 * 2**20
+        assert card["bytes"] == path.stat().st_size < 4 * 2**20
+        assert card["parameters"] == sum(p.numel() for p in lmf.load(name).parameters())
         Tables.of(beside(path)).check(lmf.load(name))
 
 

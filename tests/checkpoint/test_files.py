@@ -259,7 +259,9 @@ def test_files_take_precedence_over_names_of_pretrained_models(model, tmp_path, 
     monkeypatch.setattr(checkpoint.files, "bundled", lambda: {"tiny": tmp_path / "tiny.safetensors"})
     checkpoint.save(model, tmp_path / "tiny.safetensors", card={"data": "none"})
     assert torch.equal(query(lmf.load("tiny")), query(model))
-    assert checkpoint.list_models() == {"tiny": {"data": "none"}}
+    size = {"bytes": (tmp_path / "tiny.safetensors").stat().st_size}
+    size["parameters"] = sum(p.numel() for p in model.parameters())
+    assert checkpoint.list_models() == {"tiny": {"data": "none", **size}}
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").mkdir()
     with pytest.raises(CheckpointError, match="a folder without"):

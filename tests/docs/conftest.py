@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 import lmf
+from lmf import export
 from lmf.app import runs  # noqa: F401 (registers the resolvers of the configs)
 from lmf.checkpoint import save
 
@@ -43,9 +45,17 @@ def furnished(tmp_path_factory) -> Path:
     assert done.returncode == 0, done.stdout + done.stderr
     shutil.copytree(folder / RUN, folder / "RUN")
     save(lmf.load(folder / RUN), folder / "mine.safetensors")
+    if find_spec("onnx") and find_spec("onnxscript"):
+        export.save(lmf.load(folder / RUN), folder / "model.onnx")
     (folder / "card.yaml").write_text("data: my photographs\n")
     (folder / "results.json").write_text(json.dumps([{"set": "mine", "scale": 4, "psnr": 30.0, "ssim": 0.9}]))
-    for name in ("notebooks/my_decoder.py", "notebooks/zoom.py", "docs/figures.py"):
+    for name in (
+        "notebooks/my_decoder.py",
+        "notebooks/zoom.py",
+        "docs/figures.py",
+        "docs/enlarge_onnx.py",
+        "docs/measure_onnx.py",
+    ):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     return folder

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from hydra._internal.utils import get_args_parser
@@ -23,7 +24,7 @@ from .pages import Command, commands, parse
 
 COMMANDS = commands()
 MAIN = ROOT / "lmf" / "__main__.py"
-SUBCOMMANDS = ("upscale", "models", "--help")
+SUBCOMMANDS = ("upscale", "zoom", "models", "--help")
 
 # Patterns of commands that no test runs, and why. They are checked as far as that goes without running them: a Hydra
 # command is composed, a target is looked up in the Makefile, an extra in pyproject.toml.
@@ -37,6 +38,10 @@ NOT_RUN = {
     "make weights *": "trains for hours",
     "pip install *": "installs gigabytes; CI installs the wheel into an empty environment",
     "source *": "changes nothing but the shell",
+    "lmf zoom *": "serves until it is stopped; tests/web and tests/app run it",
+    "lmf task=zoom *": "serves until it is stopped; tests/app runs it",
+    "docker *": "needs Docker; tests/web runs docs/hosting/app.py",
+    "python benchmarks/zoom.py*": "takes minutes; tests/web runs it with small pictures",
     "lmf *data=div2k*": "downloads 4 GB and trains for days",
     "lmf *trainer.devices=8*": "needs 8 GPUs",
     "lmf *launcher=submitit_slurm*": "needs Slurm",
@@ -106,6 +111,8 @@ def check(command: Command) -> None:
             cli = importlib.import_module("lmf.app.cli")
             if command.arguments[0] == "upscale" and "--help" not in command.arguments:
                 cli.upscale_parser().parse_args(command.arguments[1:])
+            if command.arguments[0] == "zoom" and "--help" not in command.arguments:
+                importlib.import_module("lmf.app.zoom").parser().parse_args(command.arguments[1:])
         case "make":
             subprocess.run(["make", "-n", *command.arguments], cwd=ROOT, capture_output=True, check=True)
         case "pip":
@@ -119,6 +126,10 @@ def check(command: Command) -> None:
             assert importlib.util.find_spec(command.arguments[1])
         case "python":
             assert (ROOT / command.arguments[0]).is_file()
+        case "docker":
+            files = [file for option, file in pairwise(command.arguments) if option == "-f"]
+            assert command.arguments[0] in ("build", "run")
+            assert all((ROOT / file).is_file() for file in files)
         case "source":
             assert command.arguments == (".venv/bin/activate",)
         case _:
@@ -158,6 +169,8 @@ def test_no_exception_is_left_over(pattern):
     [
         "lmv upscale photo.jpg --scale 2",
         "lmf upscale photo.jpg --scael 2",
+        "lmf zoom photo.jpg --prot 2",
+        "docker build -f docs/Dockerfile .",
         "lmf experiment=nonsense",
         "lmf experiment=lmf_edsr schedule.lerning_rate=1",
         "lmf task=test init=RUN",

@@ -208,8 +208,8 @@ def out_of_cuda_memory():
 def test_a_picture_that_does_not_fit_in_memory_does_not_end_the_others(photos, model, fail, monkeypatch, caplog):
     enlarged = files.enlarged
 
-    def enlarge(model, picture, size, tile, renderer):
-        yield from enlarged(model, picture, size, tile, renderer)
+    def enlarge(*arguments, **options):
+        yield from enlarged(*arguments, **options)
         if failing:
             failing.pop()()
 
@@ -226,7 +226,7 @@ def test_a_picture_that_does_not_fit_in_memory_does_not_end_the_others(photos, m
 
 @pytest.mark.parametrize("kind", [ValueError, AttributeError, RuntimeError])
 def test_a_bug_ends_the_run_and_leaves_nothing(photos, model, kind, monkeypatch):
-    def enlarged(*_):
+    def enlarged(*_, **__):
         raise kind("a bug")
         yield
 

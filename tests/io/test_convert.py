@@ -1,5 +1,6 @@
 """Tests of `decompose` and of the functions that convert back."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -214,7 +215,7 @@ def test_what_cannot_be_understood_is_refused(wrong: object, message: str) -> No
 
 
 def test_masks_stay_flat_beyond_their_edges() -> None:
-    """Whatever a network makes of them. Bands give the rows of the whole."""
+    """Whatever a network makes of them. A window gives the pixels of the whole."""
     mask = np.zeros((12, 10, 4), np.uint8)
     mask[3:9, 2:8] = 255
     compose = io.decompose(mask).compose
@@ -228,6 +229,7 @@ def test_masks_stay_flat_beyond_their_edges() -> None:
     edge = ~opaque & ~clear
     grey = (255 * (noise[0] * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0) + 0.5).floor().numpy()
     np.testing.assert_array_equal(whole[edge], grey[edge])
-    bands = [compose([noise[:, :, a:b]] * 2, a, 36)[..., 3] for a, b in ((0, 7), (7, 20), (20, 36))]
-    np.testing.assert_array_equal(np.concatenate(bands), whole)
+    for (a, b), (c, d) in product([(0, 7), (7, 20), (20, 36)], [(0, 30), (0, 11), (11, 30)]):
+        part = compose([noise[:, :, a:b, c:d]] * 2, io.Window(a, c, (36, 30)))[..., 3]
+        np.testing.assert_array_equal(part, whole[a:b, c:d])
     np.testing.assert_array_equal(compose([noise[..., :5, :5]] * 2)[..., 3], grey[:5, :5])  # smaller than the input

@@ -35,6 +35,23 @@ def test_saved_rows_come_back_as_they_were(rows, tmp_path):
     assert Results.load(tmp_path / "nowhere").rows == []
 
 
+def test_a_self_ensemble_is_marked(rows, tmp_path):
+    rows[0].self_ensemble = True
+    Results(rows).save(tmp_path)
+    first, second = json.loads((tmp_path / "results.json").read_text())
+    assert first["self_ensemble"] is True
+    assert "self_ensemble" not in second
+    assert Results.load(tmp_path).rows == rows
+
+
+def test_shares_of_faults_have_enough_digits(rows, capsys):
+    rows[0].values |= {"colour_share": 0.000123, "bicubic_colour_share": 0.0}
+    Results(rows).show("measured")
+    out = capsys.readouterr().out
+    assert "0.0123%" in out
+    assert "0.0000%" in out
+
+
 def test_a_name_need_not_be_parsed(rows):
     assert [row.name for row in rows] == ["set5_x4", "my_x_photos_x2.5"]
 

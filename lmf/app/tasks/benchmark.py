@@ -7,7 +7,7 @@ import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from hydra.utils import instantiate
@@ -16,14 +16,17 @@ from rich.progress import track
 
 from lmf import checkpoint
 from lmf.app import runs
-from lmf.app.tasks.common import build, device_of, make_renderer, save_config
+from lmf.app.tasks.common import averaging, build, check_data, device_of, make_renderer, save_config
 from lmf.app.tasks.trainer import quieten
-from lmf.benchmark import plots, runner, tables, throughput
+from lmf.benchmark import plots, quality, runner, tables, throughput
 from lmf.errors import UserError
 from lmf.io.files import write_text
 from lmf.model import SRModel
 from lmf.training.module import SRModule
 from lmf.training.results import console
+
+if TYPE_CHECKING:
+    from lmf.data import EvalSet
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +39,15 @@ def run(config: DictConfig) -> None:
     """
     task, output = config.task, Path(config.paths.output)
     runs.check_output(output)
-    device = device_of(config)
+    device, averaged = device_of(config), averaging(config)
     if isinstance(task.models, str):
         raise UserError(f"task.models must be a list, such as [{task.models}], got {task.models}")
     models = {str(name): find(config, str(name)).to(device) for name in task.models}
     sizes = [pair(size) for size in task.sizes]
+    sets = test_sets(config) if task.quality else []
     save_config(config, output)
-    averaging = [config.self_ensemble] if isinstance(config.self_ensemble, bool) else list(config.self_ensemble)
     precisions = [str(p) for p in task.precisions]
-    cases = runner.plan(models, sizes, task.scales, task.backends, precisions, averaging)
+    cases = runner.plan(models, sizes, task.scales, task.backends, precisions, averaged)
     if task.time:
         rows = runner.measure(
             models,
@@ -55,7 +58,7 @@ def run(config: DictConfig) -> None:
             progress=lambda turns: track(turns, description="measuring", transient=True),
         )
     else:
-        once = runner.plan(models, sizes, task.scales, task.backends[:1], self_ensembles=averaging)
+        once = runner.plan(models, sizes, task.scales, task.backends[:1], self_ensembles=averaged)
         rows = runner.count(models, once)
     runner.save(rows, output)
     plots.save(rows, output)
@@ -66,9 +69,25 @@ def run(config: DictConfig) -> None:
             f"measured on this device: {peak:.1f} GFLOP/s (matrix product or convolution), {bandwidth:.1f} GB/s "
             "(copy); the floor is computed from them"
         )
+    if sets:
+        points = quality.measure(models, rows, sets, lambda rows: track(rows, description="quality", transient=True))
+        quality.save(points, output)
+        console().print(tables.quality_table(points))
     if task.training:
         train(config, output)
     log.info(f"results: {output}")
+
+
+def test_sets(config: DictConfig) -> list[EvalSet]:
+    """Return the test sets of ``config.data`` at the scales of the benchmark.
+
+    Raises:
+        DataError: if test data is missing or unsuitable.
+    """
+    data = instantiate(config.data.module, test_settings={"scales": list(config.task.scales)})
+    check_data(data, "test")
+    sets: list[EvalSet] = data.test_sets
+    return sets
 
 
 def train(config: DictConfig, output: Path) -> None:

@@ -1,4 +1,4 @@
-"""Task ``export``: writes a model and its card to one file."""
+"""Task ``export``: writes a model and its card to one file, or to graphs that run without this package."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig
 
-from lmf import checkpoint
+from lmf import checkpoint, export
 from lmf.app import tracking, version
 from lmf.app.tasks.common import checkpoint_file, last_config, load
 from lmf.app.tasks.trainer import make_loggers
+from lmf.benchmark.cost import count
 from lmf.errors import UserError, one_line
+from lmf.io import ORIENTATIONS
+from lmf.model import SRModel
 from lmf.training.loggers import log_file
 
 log = logging.getLogger(__name__)
+
+QUALITY = ("psnr", "ssim", "colour_share", "raw_max")  # the columns of results that a card keeps
+COST_SIZE, COST_SCALES = (90, 160), (2, 3, 4, 6, 8, 12)
+SAFETENSORS = "safetensors"
 
 
 def run(config: DictConfig) -> None:
@@ -26,22 +33,49 @@ def run(config: DictConfig) -> None:
     With ``logger.wandb.log_model`` the file becomes a version of the W&B artifact named after it.
 
     Raises:
-        UserError: if the suffix is not ``.safetensors``, no model is chosen, or the card or results are unreadable.
+        UserError: if format, suffix or options do not fit, the model does not allow the format, no model is chosen, or
+            the card or results are unreadable.
+        MissingExtra: if the format needs packages that are not installed.
     """
     output = Path(config.output)
-    if output.suffix != ".safetensors":
-        raise UserError(f"output={output}: must end in .safetensors")
+    check_format(output, config.format, config.split)
     source = checkpoint_file(config)
     card = known(source) | facts(config.card)
     for file in config.results:
-        card.setdefault("results", {}).update(results(Path(file)))
+        for measured, values in results(Path(file)).items():
+            card.setdefault("results", {}).setdefault(measured, {}).update(values)
     model = load(config)
+    card["costs"] = costs(model)
     output.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(model, output, card, half=config.half)
-    log.info(f"{output}: {output.stat().st_size / 2**20:.1f} MiB, {', '.join(card) or 'an empty card'}")
+    if config.format == SAFETENSORS:
+        checkpoint.save(model, output, card, half=config.half)
+        written = [output]
+    else:
+        written = export.save(model, output, card, fmt=config.format, split=config.split, half=config.half)
+    for file in written:
+        log.info(f"{file}: {file.stat().st_size / 2**20:.1f} MiB, {', '.join(card) or 'an empty card'}")
     wandb = config.logger.get("wandb")
     if wandb and wandb.log_model:
-        log_file(make_loggers(config, tracking.facts(config)), output, output.stem, ["exported"], card)
+        loggers = make_loggers(config, tracking.facts(config))
+        for file in written:
+            log_file(loggers, file, file.stem, ["exported"], card)
+
+
+def check_format(output: Path, fmt: str, split: bool) -> None:
+    """Check that ``output`` can be written in the format ``fmt``.
+
+    Raises:
+        UserError: if the format is unknown, the suffix does not fit, or ``split`` is set for a format without graphs.
+        MissingExtra: if the format needs packages that are not installed.
+    """
+    if fmt not in (SAFETENSORS, *export.FORMATS):
+        raise UserError(f"format must be one of {', '.join((SAFETENSORS, *export.FORMATS))}, got {fmt!r}")
+    if fmt != SAFETENSORS:
+        export.check_format(output, fmt)
+    elif output.suffix != ".safetensors":
+        raise UserError(f"output={output}: must end in .safetensors")
+    elif split:
+        raise UserError("split=true needs format=onnx or format=torch_export; a .safetensors file has no graphs")
 
 
 def known(source: Path) -> dict[str, Any]:
@@ -97,20 +131,38 @@ def facts(path: str | None) -> dict[str, Any]:
     return content
 
 
-def results(path: Path) -> dict[str, dict[str, float]]:
-    """Read PSNR and SSIM from a results.json.
+def costs(model: SRModel) -> dict[str, Any]:
+    """Return the multiply-adds of enlarging one picture, by scale.
 
     Returns:
-        ``{"set5_x4": {"psnr": ..., "ssim": ..., ...}}``, rounded to 4 decimals.
+        ``{"lr_size": [90, 160], "gmacs": {"x4": ...}, "self_ensemble": 8}``: 10^9 multiply-adds of a picture of
+        90 x 160 pixels, encoder included, and the number of passes of a self-ensemble.
+    """
+    gmacs = {f"x{scale}": round(count(model, COST_SIZE, scale=scale).total_macs / 1e9, 1) for scale in COST_SCALES}
+    return {"lr_size": list(COST_SIZE), "gmacs": gmacs, "self_ensemble": len(ORIENTATIONS)}
+
+
+def results(path: Path) -> dict[str, dict[str, float]]:
+    """Read the quality from a results.json.
+
+    Returns:
+        ``{"set5_x4": {"psnr": ..., "ssim": ..., ...}}``, rounded to 4 decimals, shares to 6. Values of a self-ensemble
+        are called ``self_ensemble_psnr`` and so on.
 
     Raises:
         UserError: if the file is not a results.json of ``task=test``.
     """
     try:
-        rows = json.loads(path.read_text())
-        return {
-            f"{row['set']}_x{row['scale']:g}": {k: round(v, 4) for k, v in row.items() if k.endswith(("psnr", "ssim"))}
-            for row in rows
-        }
+        found: dict[str, dict[str, float]] = {}
+        for row in json.loads(path.read_text()):
+            prefix = "self_ensemble_" if row.get("self_ensemble") else ""
+            found.setdefault(f"{row['set']}_x{row['scale']:g}", {}).update(
+                {
+                    name if name.startswith("bicubic_") else prefix + name: round(value, 6 if "share" in name else 4)
+                    for name, value in row.items()
+                    if name.endswith(QUALITY)
+                }
+            )
+        return found
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"results={path}: not a results.json of task=test ({one_line(error, limit=200)})") from error

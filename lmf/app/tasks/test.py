@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lmf.app import runs, tracking
-from lmf.app.tasks.common import check_data, load, report, save_config
+from lmf.app.tasks.common import check_data, load, report, save_config, self_ensemble
 from lmf.app.tasks.trainer import make_trainer
 from lmf.training.module import SRModule
 
@@ -23,13 +23,14 @@ def run(config: DictConfig) -> None:
     output = Path(config.paths.output)
     runs.check_output(output)
     title = str(config.ckpt_path or config.name)
+    averaged = self_ensemble(config)
     model = load(config)
     datamodule = instantiate(
         config.data.module, **({} if config.scale is None else {"test_settings": {"scales": [config.scale]}})
     )
     check_data(datamodule, "test")
     save_config(config, output)
-    module = SRModule(model, seed=config.seed, self_ensemble=config.self_ensemble)
+    module = SRModule(model, seed=config.seed, self_ensemble=averaged)
     trainer = make_trainer(config, tracking.facts(config, datamodule, "test"))
     trainer.test(module, datamodule=datamodule, verbose=False)
     report(trainer, module, output, title)

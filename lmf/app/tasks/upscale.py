@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from lmf.app.tasks.common import device_of, load
+from lmf.app.tasks.common import device_of, load, self_ensemble
 from lmf.inference import files, planning
 from lmf.precision import autocast
 
@@ -23,6 +23,7 @@ def run(config: DictConfig) -> None:
         "max_pixels": config.max_pixels,
         "tile": config.tile,
     }
+    averaged = self_ensemble(config)
     planning.check_request(config.scale, config.size, config.format, **options)
     jobs = planning.plan(config.input, config.output, config.scale, config.size, config.format, config.overwrite)
     device = device_of(config)
@@ -33,7 +34,7 @@ def run(config: DictConfig) -> None:
         scale=config.scale,
         size=config.size,
         **options,
-        self_ensemble=config.self_ensemble,
+        self_ensemble=averaged,
         autocast=context,
     )
     files.check_failed(failed, len(jobs))

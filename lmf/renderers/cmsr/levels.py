@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import torch
@@ -144,12 +144,15 @@ def level_grid(level: float, target: Grid, size: Size, rows: tuple[int, int], co
         rows, cols: half-open ranges of the latents to cover.
     """
     cells, spans = [], []
-    for n, limit, (start, stop) in zip(size, target.cells, (rows, cols), strict=True):
+    latents = target.latents(size)
+    for n, (first, _), limit, (start, stop) in zip(
+        latents.cells, (latents.rows, latents.cols), target.cells, (rows, cols), strict=True
+    ):
         count = min(math.floor(n * level + 1e-6), math.floor(limit))
-        held = owner(grid.axis(count), n)
+        held = owner(grid.axis(count), int(n)) - first
         cells.append(count)
         spans.append((int((held < start).sum()), int((held < stop).sum())))
-    return Grid((cells[0], cells[1]), spans[0], spans[1])
+    return replace(target, cells=(cells[0], cells[1]), rows=spans[0], cols=spans[1])
 
 
 def touched(target: Grid, size: Size, margin: int = 1) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -161,7 +164,7 @@ def touched(target: Grid, size: Size, margin: int = 1) -> tuple[tuple[int, int],
         margin: number of latents to add on each side.
     """
     spans = []
-    for n, cells, span in zip(size, target.cells, (target.rows, target.cols), strict=True):
-        first, *_, last = owner(grid.axis(cells, *span), n).tolist() * 2
+    for n, centres in zip(size, target.axes(), strict=True):
+        first, *_, last = owner(centres, n).tolist() * 2
         spans.append((max(0, first - margin), min(n, last + 1 + margin)))
     return spans[0], spans[1]

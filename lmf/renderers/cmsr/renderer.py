@@ -151,7 +151,7 @@ class CMSR(Renderer):
 
     def coarsens(self, target: Grid, size: Size) -> bool:
         """Return whether the enlargement of ``size`` to ``target`` exceeds the scale ``above``."""
-        return math.prod(target.cells) > self.above**2 * math.prod(size) + 1e-6
+        return math.prod(target.cells) > self.above**2 * math.prod(target.latents(size).cells) + 1e-6
 
     def plan(self, strength: Tensor, target: Grid) -> list[Level]:
         """Assign the latents of one image to levels, from coarse to fine.
@@ -213,7 +213,7 @@ class CMSR(Renderer):
             painter.paint_layers(out, target, layers)
             return summarise(levels, target)
         assert latent.image is not None
-        before, at = latent.image[0].to(out.dtype), Grid.of(*latent.size)
+        before, at = latent.image[0].to(out.dtype), target.latents(latent.size)
         for level in levels:  # coarse to fine
             picture = out if level.grid == target else out.new_empty(3, *level.grid.size)
             level_cell = cell_of(level.grid)
@@ -263,7 +263,7 @@ def scale_of(target: Grid, size: Size) -> float:
 
     It is rounded because padding makes the number of cells, and with it the scale, fractional.
     """
-    return round(max(cells / n for cells, n in zip(target.cells, size, strict=True)), 6)
+    return round(max(cells / n for cells, n in zip(target.cells, target.latents(size).cells, strict=True)), 6)
 
 
 def cost(levels: list[Level]) -> int:

@@ -1,0 +1,230 @@
+"""Random access to the enlargements of one picture: any rectangle at any scale, from features that are computed once.
+
+A rectangle equals the same pixels of `SRModel.render` up to float32 rounding, as in `lmf.inference.tiling`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from lmf.decoders.base import Latent
+from lmf.errors import UserError
+from lmf.grid import Size
+from lmf.inference import tiling
+from lmf.inference.stores import Box, Cache, Features, Span, bytes_of
+from lmf.model import Enlargement, SRModel
+from lmf.renderers import Renderer
+
+TILE = 256  # side of an encoder tile in LR pixels: a view must not wait for long
+PATCH = 64  # side of a patch of latents in LR pixels: what dragging a view adds
+Lattice = tuple[list[Span], list[Span]]  # the rows and the columns of boxes
+
+
+class Views:
+    """Rectangles of the enlargements of one picture.
+
+    `encode` computes the features of one tile. `render` needs all tiles that `missing` names.
+
+    Args:
+        model: the model; its renderer is not used.
+        lr: (1, 3, h, w) in network units.
+        cache: holds latents between calls.
+        tile: side of a tile of the encoder in LR pixels.
+        patch: side of a patch of latents.
+    """
+
+    def __init__(
+        self, model: SRModel, lr: Tensor, cache: Cache | None = None, tile: int = TILE, patch: int = PATCH
+    ) -> None:
+        self.model, self.lr = model, lr
+        self.cache = Cache() if cache is None else cache
+        self.image = model.pad(lr)
+        h, w = self.image.shape[-2:]
+        self.features = Features(model.encoder.out_channels, (h, w))
+        whole = max(h, w)
+        reach = model.decoder.receptive_field
+        self._tiles = cut((h, w), whole if model.encoder.receptive_field is None else tile)
+        self._patches = cut((h, w), whole if reach is None else patch)
+        self.tiles = [*product(*self._tiles)]
+        self.encoded: set[Box] = set()
+        self._key = object()
+
+    @property
+    def size(self) -> Size:
+        """(h, w) of the picture."""
+        return self.lr.shape[-2], self.lr.shape[-1]
+
+    def encode(self, tile: Box) -> None:
+        """Compute and store the features of one of ``tiles``."""
+        rows, cols = tile
+        self.features.write(tile, tiling.tile_features(self.model, self.image, rows, cols))
+        self.encoded.add(tile)
+
+    def missing(self, size: Size, view: Box) -> list[Box]:
+        """Return the tiles that must be encoded before ``view`` of the enlargement to ``size`` can be rendered."""
+        needed = self._widened(self.region(size, view), size)
+        return [tile for tile in meeting(self._tiles, needed) if tile not in self.encoded]
+
+    def render(self, size: Size, view: Box, renderer: Renderer) -> Tensor:
+        """Render ``view`` (rows, columns) of the enlargement to ``size`` (H, W).
+
+        A pointwise renderer renders patch by patch. Another one renders the view at once, from the latents around it.
+
+        Returns:
+            (1, 3, rows, cols) in network units, not clamped.
+
+        Raises:
+            UserError: if the view does not lie in the enlargement.
+        """
+        if not all(0 <= a < b <= n for (a, b), n in zip(view, size, strict=True)):
+            raise UserError(f"a view must lie in the picture of {size[1]}x{size[0]} pixels, got {view}")
+        whole = self.model.prepare(self.lr, size)
+        if not renderer.pointwise:
+            region, latent = self._joined(whole, size, view)
+            return whole.part(*region).crop(*view).render(latent, renderer)
+        out = whole.cell.new_empty(1, 3, *(stop - start for start, stop in view))
+        for patch in meeting(self._patches, self._covered(size, view)):
+            shown = intersection(self._pixels(patch, size), view)
+            if shown is not None:
+                part, latent = self._latent(whole, patch, size)
+                rows, cols = (slice(a - first, b - first) for (a, b), (first, _) in zip(shown, view, strict=True))
+                out[:, :, rows, cols] = part.crop(*shown).render(latent, renderer)
+        return out
+
+    def bands(self, size: Size, renderer: Renderer) -> Iterator[Tensor]:
+        """Yield the whole enlargement to ``size`` in bands of rows (1, 3, rows, W), from top to bottom.
+
+        All tiles must be encoded.
+        """
+        for span in self._patches[0]:
+            rows = self._pixel_span(0, span, size)
+            if rows[0] < rows[1]:
+                for first, last in tiling.cut(*rows, max(1, tiling.PIXELS // size[1])):
+                    yield self.render(size, ((first, last), (0, size[1])), renderer)
+
+    def ahead(self, share: float = 0.5) -> Iterator[None]:
+        """Compute the latents for scales above the trained ones, which are the same for all, one patch a step.
+
+        It ends at once if there are none, because the decoder does not clip cells, or if all together would take more
+        than ``share`` of the cache. All tiles must be encoded.
+        """
+        clip = self.model.decoder.clip_scale
+        if clip is None:
+            return
+        size = (math.ceil(self.size[0] * clip), math.ceil(self.size[1] * clip))
+        whole = self.model.prepare(self.lr, size)
+        patches = [*product(*self._patches)]
+        for patch in patches:
+            latent = self._latent(whole, patch, size)[1]
+            if bytes_of(latent) * len(patches) > share * self.cache.limit:
+                return
+            yield
+
+    def region(self, size: Size, view: Box) -> Box:
+        """Return the LR rectangle, of whole patches, whose latents a renderer that is not pointwise gets."""
+        return around(self._patches, self._widened(self._covered(size, view), size))
+
+    def close(self) -> None:
+        """Drop the latents of this picture from the cache."""
+        self.cache.forget(self._key)
+
+    def _pixel_span(self, axis: int, span: Span, size: Size) -> Span:
+        """Return the output rows (or columns) whose upper (left) edges lie in ``span``; patches share none."""
+        scale, total, n = size[axis] / self.size[axis], size[axis], self.image.shape[2 + axis]
+        first, last = (total if at == n else min(total, math.ceil(at * scale)) for at in span)
+        return first, last
+
+    def _pixels(self, patch: Box, size: Size) -> Box:
+        return self._pixel_span(0, patch[0], size), self._pixel_span(1, patch[1], size)
+
+    def _covered(self, size: Size, view: Box) -> Box:
+        """Return the LR rectangle of the patches that show ``view``."""
+        spans = []
+        for axis, (start, stop) in enumerate(view):
+            found = [(span, self._pixel_span(axis, span, size)) for span in self._patches[axis]]
+            shown = [span for span, (a, b) in found if max(a, start) < min(b, stop)]
+            spans.append((shown[0][0], shown[-1][1]))
+        return spans[0], spans[1]
+
+    def _widened(self, box: Box, size: Size) -> Box:
+        """Return ``box`` of LR pixels with everything that colours in it depend on."""
+        reach = self.model.decoder.receptive_field
+        spans = []
+        for axis, (start, stop) in enumerate(box):
+            n = self.image.shape[2 + axis]
+            margin = n if reach is None else reach + math.ceil(self.size[axis] / size[axis])
+            spans.append((max(0, start - margin), min(n, stop + margin)))
+        return spans[0], spans[1]
+
+    def _latent(self, whole: Enlargement, patch: Box, size: Size) -> tuple[Enlargement, Latent]:
+        """Return the enlargement from the widened ``patch`` alone, and its latent."""
+        wide = self._widened(patch, size)
+        part = whole.part(*wide)
+        key = (self._key, wide, *part.cell[0].tolist())
+        latent = self.cache.get(key)
+        if latent is None:
+            latent = part.latent(self.features.read(wide).to(self.image.device))
+            self.cache.put(key, latent)
+        return part, latent
+
+    def _joined(self, whole: Enlargement, size: Size, view: Box) -> tuple[Box, Latent]:
+        """Return `region` and its latent, joined from those of its patches."""
+        region = self.region(size, view)
+        lines: dict[Span, list[Latent]] = {}
+        for patch in meeting(self._patches, region):
+            latent = self._latent(whole, patch, size)[1]
+            (top, _), (left, _) = self._widened(patch, size)
+            (a, b), (c, d) = patch
+            lines.setdefault((a, b), []).append(cropped(latent, ((a - top, b - top), (c - left, d - left))))
+        return region, joined([joined(line, 1) for line in lines.values()], 0)
+
+
+def cropped(latent: Latent, box: Box) -> Latent:
+    """Return the rows and columns ``box`` of ``latent``."""
+    rows, cols = (slice(*span) for span in box)
+    maps = {
+        name: value[:, :, rows, cols] if name == "image" else value[:, rows, cols]
+        for name, value in latent.tensors().items()
+    }
+    return replace(latent, size=(rows.stop - rows.start, cols.stop - cols.start), **maps)
+
+
+def joined(latents: list[Latent], axis: int) -> Latent:
+    """Join latents below (``axis`` 0) or beside (1) each other."""
+    parts = [latent.tensors() for latent in latents]
+    maps = {name: torch.cat([part[name] for part in parts], axis + (2 if name == "image" else 1)) for name in parts[0]}
+    size = [latents[0].size[0], latents[0].size[1]]
+    size[axis] = sum(latent.size[axis] for latent in latents)
+    return replace(latents[0], size=(size[0], size[1]), **maps)
+
+
+def cut(size: Size, side: int) -> Lattice:
+    """Cut a picture of ``size`` into rows and columns of boxes with sides of at most ``side``."""
+    return tiling.cut(0, size[0], side), tiling.cut(0, size[1], side)
+
+
+def meeting(lattice: Lattice, box: Box) -> list[Box]:
+    """Return the boxes of ``lattice`` that share a pixel with ``box``, in row-major order."""
+    rows, cols = (
+        [span for span in spans if max(span[0], start) < min(span[1], stop)]
+        for spans, (start, stop) in zip(lattice, box, strict=True)
+    )
+    return [*product(rows, cols)]
+
+
+def around(lattice: Lattice, box: Box) -> Box:
+    """Return the rectangle of all boxes of ``lattice`` that share a pixel with ``box``."""
+    first, *_, last = meeting(lattice, box) * 2
+    return (first[0][0], last[0][1]), (first[1][0], last[1][1])
+
+
+def intersection(a: Box, b: Box) -> Box | None:
+    """Return the rectangle that two rectangles share; None if there is none."""
+    (top, bottom), (left, right) = ((max(x[0], y[0]), min(x[1], y[1])) for x, y in zip(a, b, strict=True))
+    return ((top, bottom), (left, right)) if top < bottom and left < right else None
