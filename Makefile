@@ -20,7 +20,8 @@ $(READY): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1); give PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,sweep,search,web,onnx,docs,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  -e '.[train,tensorboard,dashboard,sweep,search,web,onnx,docs,dev]'
 	$(BIN)/python -m lmf.kernels
 	@touch $@
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,3 +53,12 @@ def process_peak() -> int | None:
         return next(int(x.split()[1]) << 10 for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x)
     except (OSError, StopIteration):
         return None
+
+
+def process_memory() -> int | None:
+    """Return the resident memory of this process in bytes, or None if the system does not report it; Linux does."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")

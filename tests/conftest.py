@@ -1,6 +1,6 @@
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,8 @@ if not torch.cuda.is_available():
     )  # Triton's own emulation on the CPU, if set before Triton is imported
 
 from lmf.kernels import build
+
+from .wandb_server import WandbServer, serving
 
 needs_compiler = pytest.mark.skipif(build.library() is None, reason="needs a C++ compiler")
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
@@ -56,16 +58,15 @@ def shared() -> Path:
     return folder
 
 
-@pytest.fixture
-def compose(tmp_path: Path) -> Callable[..., DictConfig]:
-    """Return ``compose(*overrides, output=...)``, which composes a config that writes to ``output``."""
+def composer(folder: Path) -> Callable[..., DictConfig]:
+    """Return ``compose(*overrides, output=...)``, which composes a config that writes to ``output`` in ``folder``."""
 
     def composed(*overrides: str, output: Path | None = None) -> DictConfig:
-        output = output or tmp_path / "run"
+        output = output or folder / "run"
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = hydra_compose(
                 "config",
-                [f"paths.output={output}", f"paths.runs={tmp_path / 'runs'}", *overrides],
+                [f"paths.output={output}", f"paths.runs={folder / 'runs'}", *overrides],
                 return_hydra_config=True,
             )
         HydraConfig.instance().set_config(config)
@@ -74,3 +75,21 @@ def compose(tmp_path: Path) -> Callable[..., DictConfig]:
         return config
 
     return composed
+
+
+@pytest.fixture
+def compose(tmp_path: Path) -> Callable[..., DictConfig]:
+    """See `composer`."""
+    return composer(tmp_path)
+
+
+@pytest.fixture
+def wandb_server(monkeypatch) -> Iterator[WandbServer]:
+    """A stand-in for the W&B server that the real client of this process and its children talks to."""
+    wandb = pytest.importorskip("wandb", reason="needs the extra train")
+    wandb.teardown()  # a client that other tests have started keeps its server
+    with serving() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        yield server
+        wandb.teardown()

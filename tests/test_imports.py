@@ -39,7 +39,8 @@ ALLOWED = {
         "benchmark", "errors", "grid", "inference", "io", "memory", "metrics", "model", "renderers",
     },
     "training": {
-        "benchmark", "checkpoint", "decoders", "encoders", "errors", "grid", "io", "metrics", "model", "renderers",
+        "benchmark", "checkpoint", "decoders", "encoders", "errors", "grid", "io", "memory", "metrics", "model",
+        "renderers",
     },
     "web": {
         "benchmark", "checkpoint", "decoders", "encoders", "errors", "grid", "inference", "io", "model", "renderers",

@@ -38,7 +38,7 @@ Enlarge pictures by any factor. Train and evaluate the models that do it.
 
   lmf experiment=lmf_edsr                train a model
   lmf task=test ckpt_path=RUN            measure it; tasks: fit, test, compare, upscale, calibrate,
-                                         benchmark, export, zoom
+                                         benchmark, export, zoom, dashboard
   lmf task=upscale input=photo.jpg scale=3.7
   lmf -m experiment=lmf_edsr seed=0,1,2  run several jobs
 

@@ -9,13 +9,20 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
 
+from lmf.data.folder import ImageFolder
 from lmf.data.settings import DataError
 
 EvalLoader = DataLoader[dict[str, Any]]
 
 
 class Samples(Protocol):
-    """An endless list of training samples, such as `TrainSamples` or `FeatureSamples`."""
+    """An endless list of training samples, such as `TrainSamples` or `FeatureSamples`.
+
+    Attributes:
+        images: the pictures that the samples are cut from.
+    """
+
+    images: ImageFolder
 
     def __getitems__(self, numbers: Sequence[int]) -> dict[str, Any] | DataError:
         """Return samples ``numbers`` as one batch, or the error that prevents it."""

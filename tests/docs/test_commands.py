@@ -47,6 +47,8 @@ NOT_RUN = {
     "lmf *trainer.devices=8*": "needs 8 GPUs",
     "lmf *launcher=submitit_slurm*": "needs Slurm",
     "lmf *launcher=ray*": "needs Ray; test_ray runs it where it is installed",
+    "lmf task=dashboard*": "needs an account of W&B; tests/app/test_dashboard.py runs it with a stand-in server",
+    "lmf *wandb.mode=online*": "needs an account of W&B; tests/app/test_wandb.py runs it with a stand-in server",
 }
 
 # What makes a command short. A command gets those options that its config has; what it says itself counts more.

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from lmf.training.loggers import log_table
+from lmf.training.loggers import log_rows
 from lmf.training.results import Result, Results
 
 
@@ -68,8 +68,10 @@ def test_wandb_gets_the_rows_as_a_table(rows, monkeypatch):
 
     tables = []
     monkeypatch.setattr(WandbLogger, "__init__", lambda self: None)
-    monkeypatch.setattr(WandbLogger, "log_table", lambda self, key, columns, data: tables.append((key, columns, data)))
-    log_table([CSVLogger("unused"), WandbLogger()], Results(rows))
+    monkeypatch.setattr(
+        WandbLogger, "log_table", lambda self, key, columns, data, step: tables.append((key, columns, data))
+    )
+    log_rows([CSVLogger("unused"), WandbLogger()], "test/results", [row.columns() for row in rows])
     ((key, columns, data),) = tables
     assert key == "test/results"
     assert columns == ["set", "scale", "images", "protocol", "psnr", "ssim", "decoder_s"]

@@ -24,7 +24,7 @@ from lmf.io.files import write_text
 from lmf.model import SRModel
 from lmf.renderers import Renderer
 from lmf.renderers.cmsr import tables
-from lmf.training.loggers import log_table
+from lmf.training.loggers import log_rows
 from lmf.training.module import SRModule
 from lmf.training.ranks import is_rank_zero
 from lmf.training.results import Results
@@ -274,6 +274,6 @@ def report(trainer: L.Trainer, module: SRModule, output: Path, title: str) -> No
     if trainer.is_global_zero:
         results = Results(module.results)
         results.save(output)
-        log_table(trainer.loggers, results)
+        log_rows(trainer.loggers, "test/results", [row.columns() for row in results.rows])
         results.show(title)
         log.info(f"results: {output}")

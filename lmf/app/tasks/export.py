@@ -11,12 +11,14 @@ import yaml
 from omegaconf import DictConfig
 
 from lmf import checkpoint, export
-from lmf.app import version
+from lmf.app import tracking, version
 from lmf.app.tasks.common import checkpoint_file, last_config, load
+from lmf.app.tasks.trainer import make_loggers
 from lmf.benchmark.cost import count
 from lmf.errors import UserError, one_line
 from lmf.io import ORIENTATIONS
 from lmf.model import SRModel
+from lmf.training.loggers import log_file
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,8 @@ SAFETENSORS = "safetensors"
 
 def run(config: DictConfig) -> None:
     """Write the trained model and its card to ``config.output``.
+
+    With ``logger.wandb.log_model`` the file becomes a version of the W&B artifact named after it.
 
     Raises:
         UserError: if format, suffix or options do not fit, the model does not allow the format, no model is chosen, or
@@ -50,6 +54,11 @@ def run(config: DictConfig) -> None:
         written = export.save(model, output, card, fmt=config.format, split=config.split, half=config.half)
     for file in written:
         log.info(f"{file}: {file.stat().st_size / 2**20:.1f} MiB, {', '.join(card) or 'an empty card'}")
+    wandb = config.logger.get("wandb")
+    if wandb and wandb.log_model:
+        loggers = make_loggers(config, tracking.facts(config))
+        for file in written:
+            log_file(loggers, file, file.stem, ["exported"], card)
 
 
 def check_format(output: Path, fmt: str, split: bool) -> None:

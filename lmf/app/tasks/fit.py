@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lmf import checkpoint
-from lmf.app import runs
+from lmf.app import runs, tracking
 from lmf.app.tasks.common import build, check_data, device_of, last_config, report, save_config
 from lmf.app.tasks.trainer import make_trainer
 from lmf.errors import UserError, one_line
@@ -61,7 +61,7 @@ def run(config: DictConfig) -> None:
         check_data(datamodule, "test")
     save_config(config, output)
     announce(config, model, resume)
-    trainer = make_trainer(config)
+    trainer = make_trainer(config, tracking.facts(config, datamodule))
     trainer.fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=True)
     metrics = trainer.callback_metrics
     if trainer.is_global_zero and "val/psnr" in metrics:

@@ -8,7 +8,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lmf.app import runs
+from lmf.app import runs, tracking
 from lmf.app.identity import identity
 from lmf.app.tasks.common import check_data, load, report, save_config, self_ensemble
 from lmf.app.tasks.trainer import make_trainer
@@ -40,7 +40,7 @@ def run(config: DictConfig) -> None:
     save_config(config, output)
     module = SRModule(model, seed=config.seed, self_ensemble=averaged)
     records = RecordsCallback(output, same, config.save_images, resume=not model.renderer.multi_scale)
-    trainer = make_trainer(config, records)
+    trainer = make_trainer(config, tracking.facts(config, datamodule, "test"), records)
     started = partial(getattr, trainer.strategy.launcher, "procs", ())  # by Lightning, on several devices
     with watching(started, f"the same command with hydra.run.dir={output} continues"):
         trainer.test(module, datamodule=datamodule, verbose=False)

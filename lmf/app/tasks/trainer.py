@@ -4,26 +4,43 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from lmf.precision import autocast
 
 
-def make_trainer(config: DictConfig, *callbacks_of_task: L.Callback) -> L.Trainer:
-    """Build the trainer of ``config`` with its callbacks and loggers, and the callbacks that the task adds."""
+def make_trainer(config: DictConfig, facts: Mapping[str, Any], *callbacks_of_task: L.Callback) -> L.Trainer:
+    """Build the trainer of ``config`` with its callbacks and loggers.
+
+    Args:
+        config: the composed config.
+        facts: what the loggers record as hyper-parameters, see `lmf.app.tracking.facts`.
+        callbacks_of_task: callbacks that the task adds.
+    """
     quieten()
     autocast(config.trainer.precision, "cpu")  # raises an error for precisions that round coordinates
     callbacks = [*callbacks_of_task, *(instantiate(c) for c in config.callbacks.values() if c)]
     if config.task.name == "fit" and config.schedule.ema:
         callbacks.append(EMAWeightAveraging(decay=config.schedule.ema))
-    loggers = [instantiate(c, _convert_="all") for c in config.logger.values() if c]
-    loggers = [logger for logger in loggers if logger is not None]  # W&B may be disabled
+    loggers = make_loggers(config, facts)
     trainer: L.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers or False)
     return trainer
+
+
+def make_loggers(config: DictConfig, facts: Mapping[str, Any]) -> list[Logger]:
+    """Build the loggers of ``config`` and give them ``facts`` as hyper-parameters."""
+    made = [instantiate(c, _convert_="all") for c in config.logger.values() if c]
+    loggers: list[Logger] = [logger for logger in made if logger is not None]  # W&B may be disabled
+    for logger in loggers:
+        logger.log_hyperparams(dict(facts))
+    return loggers
 
 
 def quieten() -> None:

@@ -1,8 +1,10 @@
-"""Lightning callbacks for costs, pictures, comparisons with dense rendering, and resumable checkpoints."""
+"""Lightning callbacks for costs, pictures, tables, health, comparisons with dense rendering, and checkpoints."""
 
 from lmf.training.callbacks.checkpoint_io import AtomicCheckpointIO
 from lmf.training.callbacks.cmsr import CMSRCallback
 from lmf.training.callbacks.cost import CostCallback
+from lmf.training.callbacks.health import HealthCallback
+from lmf.training.callbacks.images import ImagesCallback
 from lmf.training.callbacks.pictures import PicturesCallback
 from lmf.training.callbacks.records import RecordsCallback
 from lmf.training.callbacks.resume import ResumeCheckpoint
@@ -11,6 +13,8 @@ __all__ = [
     "AtomicCheckpointIO",
     "CMSRCallback",
     "CostCallback",
+    "HealthCallback",
+    "ImagesCallback",
     "PicturesCallback",
     "RecordsCallback",
     "ResumeCheckpoint",

@@ -50,7 +50,8 @@ class CMSRCallback(L.Callback):
     - ``render_s``, ``dense_render_s``: seconds of rendering from the same latent, the minimum of three runs.
     - ``gmacs``, ``dense_gmacs``: 10^9 MACs of the whole model, see `lmf.benchmark.cost`.
 
-    Level maps of the first pictures are saved to ``<output>/level_maps``.
+    The values of each picture become ``outputs["values"]``, which `lmf.training.callbacks.ImagesCallback` reads. Level
+    maps of the first pictures are saved to ``<output>/level_maps``.
 
     Args:
         output: the run folder.
@@ -114,9 +115,12 @@ class CMSRCallback(L.Callback):
         sums = self.sums[dataloader_idx]
         sums += torch.tensor(figures, dtype=torch.float64)
         self.least[dataloader_idx] = min(figures[0], self.least[dataloader_idx])
+        values = outputs.setdefault("values", {})
+        values |= dict(zip(NAMES, figures[:-1], strict=True))
         if sums[-1] <= self.images:
             name = f"{row.name}_{Path(batch['name']).name}.png"
-            save_png(panel(picture[0], dense[0], stats[0]), self.folder / name)
+            values["levels"] = panel(picture[0], dense[0], stats[0])
+            save_png(values["levels"], self.folder / name)
 
     def compare(self, model: SRModel, lr: Tensor, size: Size) -> tuple[Tensor, Stats, tuple[float, float]]:
         """Render ``lr`` (1, 3, h, w) at several levels and densely.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal, cast, get_args
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
 
 import lightning as L
 import torch
@@ -15,6 +18,9 @@ from rich import get_console
 from lmf.benchmark.cost import STAGES, Cost, Latency, count, latency
 from lmf.benchmark.tables import cost_table
 from lmf.errors import UserError
+from lmf.io.csv import csv_text
+from lmf.io.files import write_text
+from lmf.training.loggers import log_rows
 from lmf.training.module import SRModule
 
 Every = Literal["fit", "validation", "test"]
@@ -25,8 +31,10 @@ class CostCallback(L.Callback):
 
     Every logger receives ``cost/params_encoder``, ``cost/params_decoder`` and, for each scale,
     ``cost/x4/encoder_macs``, ``latent_macs``, ``render_macs``, ``encoder_s``, ``latent_s``, ``render_s``, ``total_s``
-    and ``peak_bytes``. Rank zero prints a table. MACs are those of one process; seconds and bytes are the maximum over
-    processes. The measurement does not affect training: mode, gradients and random state stay the same.
+    and ``peak_bytes``. Rank zero prints a table. It also logs one row per scale and stage to W&B as the table
+    ``cost/stages`` and, with ``output``, writes these rows to ``cost.csv`` and ``cost.json``. MACs are those of one
+    process; seconds and bytes are the maximum over processes. The measurement does not affect training: mode,
+    gradients and random state stay the same.
 
     Args:
         lr_size: (height, width) of the input in pixels.
@@ -38,6 +46,7 @@ class CostCallback(L.Callback):
         warmup: untimed runs per scale.
         repeats: timed runs per scale.
         budget: seconds per scale after which no run is repeated, see `lmf.benchmark.cost.latency`.
+        output: the run folder; None writes no files.
 
     Raises:
         UserError: if ``every``, ``lr_size`` or ``scales`` is invalid.
@@ -52,6 +61,7 @@ class CostCallback(L.Callback):
         warmup: int = 1,
         repeats: int = 3,
         budget: float = 60.0,
+        output: str | os.PathLike[str] | None = None,
     ) -> None:
         if every not in get_args(Every):
             raise UserError(f"every must be one of {get_args(Every)}, got {every!r}")
@@ -60,6 +70,7 @@ class CostCallback(L.Callback):
         self.lr_size = (int(lr_size[0]), int(lr_size[1]))
         self.scales = tuple(scales)
         self.every = every
+        self.output = None if output is None else Path(output)
         self.results = results
         self.decoder: dict[float, dict[str, float]] = {}  # by scale: columns from the last measurement
         self.latency = partial(latency, warmup=warmup, repeats=repeats, budget=budget)
@@ -100,6 +111,12 @@ class CostCallback(L.Callback):
         values = self.values(costs, latencies)
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
+        rows = self.rows(costs, latencies)
+        log_rows(trainer.loggers, "cost/stages", rows, step=trainer.global_step)
+        if self.output is not None and trainer.is_global_zero:
+            self.output.mkdir(parents=True, exist_ok=True)
+            write_text(self.output / "cost.csv", csv_text(rows))
+            write_text(self.output / "cost.json", json.dumps(rows, indent=1) + "\n")
         name = f"{type(model.encoder).__name__} + {type(model.decoder).__name__}"
         self.show(costs, latencies, f"{name}, self-ensemble" if averaged else name)
 
@@ -116,6 +133,21 @@ class CostCallback(L.Callback):
             if timing.peak_bytes is not None:
                 values[f"{prefix}peak_bytes"] = timing.peak_bytes
         return values
+
+    def rows(self, costs: Sequence[Cost], latencies: Sequence[Latency]) -> list[dict[str, Any]]:
+        """Return one row per scale and stage, from one cost and one latency per scale."""
+        return [
+            {
+                "input": f"{self.lr_size[1]}x{self.lr_size[0]}",
+                "scale": scale,
+                "stage": stage,
+                "gmacs": getattr(cost, f"{stage}_macs") / 1e9,
+                "seconds": getattr(timing, stage),
+                "device": timing.device,
+            }
+            for scale, cost, timing in zip(self.scales, costs, latencies, strict=True)
+            for stage in (*STAGES, "total")
+        ]
 
     @rank_zero_only
     def show(self, costs: Sequence[Cost], latencies: Sequence[Latency], name: str) -> None:

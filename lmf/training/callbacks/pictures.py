@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 import lightning as L
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.loggers import WandbLogger
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from lmf.io.colour import from_network, to_network, to_uint8
 from lmf.io.files import replacing
 from lmf.metrics import psnr
 from lmf.model import SRModel
+from lmf.training.loggers import log_pictures
 
 Where = Literal["detail", "centre"]
 Box = tuple[tuple[int, int], tuple[int, int]]
@@ -32,9 +32,10 @@ _GAP, _LABEL, _SIDE = 6, 20, 288  # pixels between crops, of the line of text ab
 class PicturesCallback(L.Callback):
     """Saves strips "LR | bicubic | ours | HR" of a crop of validation pictures.
 
-    The files are called ``<output>/pictures/epoch0003_set5_x4_baby.png``. A W&B logger receives the strips as
-    ``pictures/set5_x4``. Only global rank zero saves strips, of the pictures that it evaluates. The ``validation_step``
-    of the module must return ``{"sr": (1, 3, H, W)}`` in [0, 1], and batches must have ``lr``, ``hr`` and ``name``.
+    The files are called ``<output>/pictures/epoch0003_set5_x4_baby.png``. W&B and TensorBoard receive the strips as
+    ``pictures/set5_x4`` and show them with a slider over the steps. Only global rank zero saves strips, of the pictures
+    that it evaluates. The ``validation_step`` of the module must return ``{"sr": (1, 3, H, W)}`` in [0, 1], and batches
+    must have ``lr``, ``hr`` and ``name``.
 
     Args:
         output: the run folder.
@@ -100,15 +101,13 @@ class PicturesCallback(L.Callback):
         strips.append((strip, caption))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the strips to W&B."""
+        """Log the strips."""
         if trainer.sanity_checking:
             return
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                for name, strips in self.strips.items():
-                    if strips:
-                        pictures, captions = (list(column) for column in zip(*strips, strict=True))
-                        logger.log_image(f"pictures/{name}", pictures, step=trainer.global_step, caption=captions)
+        for name, strips in self.strips.items():
+            if strips:
+                pictures, captions = zip(*strips, strict=True)
+                log_pictures(trainer.loggers, f"pictures/{name}", pictures, captions, trainer.global_step)
         self.strips.clear()
         self.validations += 1
 

@@ -46,7 +46,7 @@ class Data(L.LightningDataModule):
         self.test_sets = self.val_sets
 
     def train_dataloader(self) -> DataLoader:
-        return DataLoader(torch.rand(4, 3, 8, 8), batch_size=2)
+        return DataLoader([{"lr": lr} for lr in torch.rand(4, 3, 8, 8)], batch_size=2)
 
     def val_dataloader(self) -> list[DataLoader]:
         return [DataLoader(s, collate_fn=one) for s in self.val_sets]
@@ -68,9 +68,10 @@ class Module(L.LightningModule):
     def setup(self, stage: str) -> None:
         self.results = [Result(s.dataset, s.scale, 3, s.protocol) for s in self.trainer.datamodule.test_sets]
 
-    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
-        coord = torch.rand(len(batch), 5, 2) * 2 - 1
-        return self.model(batch, coord, torch.full((len(batch), 2), 0.1)).square().mean()
+    def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
+        lr = batch["lr"]
+        coord = torch.rand(len(lr), 5, 2) * 2 - 1
+        return self.model(lr, coord, torch.full((len(lr), 2), 0.1)).square().mean()
 
     def validation_step(self, batch: dict, batch_idx: int, dataloader_idx: int = 0) -> dict:
         size = batch["hr"].shape[-2:]
