@@ -14,7 +14,8 @@ ROOT = """
 defaults: [{{data: bundled}}, _self_]
 seed: 3
 paths: {{data: {data}, cache: {cache}}}
-schedule: {{batch_size: 4, iterations: 5, patch: 8, queries: 10, min_scale: 1, max_scale: 2, graphics: 0, photometric: []}}
+schedule:
+  {{batch_size: 4, iterations: 5, patch: 8, queries: 10, min_scale: 1, max_scale: 2, graphics: 0, photometric: []}}
 hydra: {{searchpath: ["file://{conf}"]}}
 """
 
