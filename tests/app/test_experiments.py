@@ -21,7 +21,7 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 CHOICES = {
     group.name: sorted(path.stem for path in group.glob("*.yaml") if not path.stem.startswith("_"))
     for group in sorted(CONF.iterdir())
-    if group.is_dir() and group.name != "experiment"
+    if group.is_dir() and group.name not in ("experiment", "hydra")  # Hydra's own groups are chosen by ours
 }
 ALONE = {"estimator": "task=calibrate estimator={}", "sweep": "sweep={}"}  # groups that combine with few others
 
