@@ -23,7 +23,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from lmf import errors
-from lmf.app import runs, sweep
+from lmf.app import (
+    runs,
+    sweep,
+    tracking,  # noqa: F401 (registers resolvers of the configs)
+)
 from lmf.training import loggers
 
 log = logging.getLogger(__name__)

@@ -43,6 +43,7 @@ DECODERS = {
     "lm_lte": 270_467,
     "lm_ciaosr": 734_998,
 }
+OURS = {"lm_liif_edsr_plus", "lm_liif_light"}  # of no paper
 TINY = {
     "edsr": ["encoder.blocks=1"],
     "rdn": ["encoder.blocks=1", "encoder.layers=1", "encoder.growth=8"],
@@ -70,10 +71,10 @@ def parameters(module: torch.nn.Module) -> int:
 
 def test_every_published_combination_is_there():
     nine = {f"{kind}{d}_{e}" for kind in ("lm_", "") for d in ("liif", "lte", "ciaosr") for e in ENCODERS}
-    assert set(EXPERIMENTS) == nine | {"lmf_edsr", "metasr_edsr", "lte_plus_edsr", "diif_edsr", "bicubic"}
+    assert set(EXPERIMENTS) == nine | {"lmf_edsr", "metasr_edsr", "lte_plus_edsr", "diif_edsr", "bicubic"} | OURS
 
 
-@pytest.mark.parametrize("experiment", [e for e in EXPERIMENTS if e != "bicubic"])
+@pytest.mark.parametrize("experiment", sorted({*EXPERIMENTS} - OURS - {"bicubic"}))
 def test_is_the_published_model_and_recipe(compose, experiment):
     decoder, encoder = parts(experiment)
     config = compose(f"experiment={experiment}", "data=div2k", "schedule=paper")
@@ -196,3 +197,18 @@ def targets(node: object) -> list[str]:
     if isinstance(node, (list, ListConfig)):
         return [t for value in node for t in targets(value)]
     return []
+
+
+def test_our_models_cost_what_they_promise(compose):
+    """Multiply-adds for each LR pixel, from the widths of all layers."""
+
+    def encoder(channels: int, blocks: int) -> int:
+        return 9 * channels * (3 + (2 * blocks + 1) * channels)
+
+    for experiment, channels, blocks in (("lm_liif_light", 32, 10), ("lm_liif_edsr_plus", 64, 21)):
+        model = build(compose(f"experiment={experiment}"))
+        assert sum(p.numel() for p in model.encoder.parameters() if p.dim() == 4) == encoder(channels, blocks)
+    assert encoder(32, 10) < encoder(64, 16) / 6
+    hypernetwork, rendering = 9 * 64 * 208 + 208 * 208, 16 * 4 * (20 * 16 + 5 * 16 * 16 + 16 * 3)  # at x4
+    plus, baseline = (encoder(64, blocks) + hypernetwork + rendering for blocks in (21, 16))
+    assert plus < 1.3 * baseline

@@ -16,7 +16,7 @@ from PIL import Image
 
 import lmf
 from lmf import export
-from lmf.app import runs  # noqa: F401 (registers the resolvers of the configs)
+from lmf.app import pipeline  # noqa: F401 (registers the resolvers of the configs)
 from lmf.checkpoint import save
 
 from ..conftest import ROOT, TINY
