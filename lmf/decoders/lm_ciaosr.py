@@ -29,6 +29,7 @@ class LMCiaoSR(LMFDecoder):
             there is none, and the renderer reads the 5 C channels of the attention instead.
         skip: see `Decoder`; ``"bilinear"`` in training and evaluation.
         clip_scale: see `Decoder`.
+        bounded: see `LMFDecoder`.
     """
 
     input_encoding = "linear"  # [code, relative coordinate]
@@ -46,8 +47,9 @@ class LMCiaoSR(LMFDecoder):
         code_channels: int = 32,
         skip: Skip = "bilinear",
         clip_scale: float | None = 4.0,
+        bounded: bool = False,
     ) -> None:
-        super().__init__(in_channels, skip, clip_scale)
+        super().__init__(in_channels, skip, clip_scale, bounded)
         key, value = 4 * in_channels, 5 * in_channels
         self.code_channels = code_channels
         self.cs_attn = CrossScaleAttention(in_channels)
@@ -58,6 +60,7 @@ class LMCiaoSR(LMFDecoder):
         self.hypernet = MLP(value, hyper, self.imnet.modulations + code_channels)
 
     def latent(self, feat: Tensor, image: Tensor, cell: Tensor) -> ModulatedLatent:
+        feat = self.bound(feat)
         x = self.attend(feat, cell)
         h, w = feat.shape[-2:]
         modulation, code = self.hypernet(x).split((self.imnet.modulations, self.code_channels), dim=-1)

@@ -26,6 +26,7 @@ class LMLIIF(LMFDecoder):
             there is none, and the renderer reads the encoder's features instead.
         skip: see `Decoder`; ``"none"`` as published. ``"bilinear"`` learns much faster.
         clip_scale: see `Decoder`.
+        bounded: see `LMFDecoder`.
 
     Raises:
         UserError: if ``hyper`` is empty.
@@ -43,8 +44,9 @@ class LMLIIF(LMFDecoder):
         code_channels: int = 16,
         skip: Skip = "none",
         clip_scale: float | None = 4.0,
+        bounded: bool = False,
     ) -> None:
-        super().__init__(in_channels, skip, clip_scale)
+        super().__init__(in_channels, skip, clip_scale, bounded)
         if not hyper:
             raise UserError(f"hyper must have at least one hidden width, got {[*hyper]}")
         self.code_channels = code_channels
@@ -52,6 +54,7 @@ class LMLIIF(LMFDecoder):
         self.hypernet = MLP(9 * in_channels + 2, hyper, self.imnet.modulations + code_channels)
 
     def latent(self, feat: Tensor, image: Tensor, cell: Tensor) -> ModulatedLatent:
+        feat = self.bound(feat)
         h, w = feat.shape[-2:]
         first, *rest = self.hypernet.layers
         assert isinstance(first, nn.Linear)

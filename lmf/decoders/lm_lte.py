@@ -28,6 +28,7 @@ class LMLTE(LMFDecoder):
             multiple of 4. Half of them are amplitudes, half frequencies. With 0 there are none, and the renderer reads
             the estimated amplitudes and frequencies instead.
         skip, clip_scale: see `Decoder`.
+        bounded: see `LMFDecoder`.
 
     Raises:
         UserError: if ``hidden_dim`` or ``code_channels`` is not as required.
@@ -46,8 +47,9 @@ class LMLTE(LMFDecoder):
         code_channels: int = 32,
         skip: Skip = "bilinear",
         clip_scale: float | None = 4.0,
+        bounded: bool = False,
     ) -> None:
-        super().__init__(in_channels, skip, clip_scale)
+        super().__init__(in_channels, skip, clip_scale, bounded)
         if hidden_dim < 2 or hidden_dim % 2:
             raise UserError(f"hidden_dim must be even and at least 2, got {hidden_dim}")
         if code_channels < 0 or code_channels % 4:
@@ -62,6 +64,7 @@ class LMLTE(LMFDecoder):
         self.hypernet = MLP(hidden_dim, hyper, self.imnet.modulations + code_channels)
 
     def latent(self, feat: Tensor, image: Tensor, cell: Tensor) -> ModulatedLatent:
+        feat = self.bound(feat)
         h, w = feat.shape[-2:]
         waves = estimate(feat, self.coef, self.freq)  # (B, h, w, 2 N)
         phase = self.phase(grid.relative_cell(cell, (h, w)))[:, None, None]  # (B, 1, 1, N / 2)

@@ -122,6 +122,7 @@ class LMFDecoder(Decoder):
 
     Args:
         in_channels, skip, clip_scale: see `Decoder`.
+        bounded: whether to clamp features to a range for each channel, see `bound`. The published models do not.
 
     Attributes:
         imnet: the renderer.
@@ -132,6 +133,8 @@ class LMFDecoder(Decoder):
     """
 
     imnet: ModulatedMLP
+    feat_low: Tensor
+    feat_high: Tensor
     input_encoding: kernels.InputEncoding | None = None
     fused_grids: bool = True
 
@@ -142,8 +145,29 @@ class LMFDecoder(Decoder):
         if redefines(cls, {"decode", "query"}, "fused_grids"):
             cls.fused_grids = False
 
-    def __init__(self, in_channels: int, skip: Skip = "none", clip_scale: float | None = 4.0) -> None:
+    def __init__(
+        self, in_channels: int, skip: Skip = "none", clip_scale: float | None = 4.0, bounded: bool = False
+    ) -> None:
         super().__init__(in_channels, skip, clip_scale)
+        self.bounded = bounded
+        if bounded:
+            limits = torch.finfo(torch.float16)
+            self.register_buffer("feat_low", torch.full((in_channels,), limits.min))
+            self.register_buffer("feat_high", torch.full((in_channels,), limits.max))
+
+    def bound(self, feat: Tensor) -> Tensor:
+        """Clamp features to the range of ``feat_low`` and ``feat_high``, if the decoder is bounded.
+
+        Each modulated layer multiplies what lies outside the range of the training pictures, so that a feature three
+        times too large can make a colour a hundred times too large. With the range of photographs, the clamp does not
+        change photographs.
+
+        Args:
+            feat: (B, C, h, w).
+        """
+        if not self.bounded:
+            return feat
+        return torch.clamp(feat, self.feat_low[:, None, None], self.feat_high[:, None, None])
 
     def extra(self, rel_cell: Tensor) -> Tensor:
         """Return the input of the renderer that is constant per image, see `lmf.kernels.render`.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import DictConfig
@@ -15,6 +16,9 @@ from lmf.app import tracking, version
 from lmf.app.tasks.common import checkpoint_file, last_config, load
 from lmf.app.tasks.trainer import make_loggers
 from lmf.benchmark.cost import count
+from lmf.calibration import Pictures, feature_range
+from lmf.data import Folder
+from lmf.decoders.modulation import LMFDecoder
 from lmf.errors import UserError, one_line
 from lmf.io import ORIENTATIONS
 from lmf.model import SRModel
@@ -25,6 +29,7 @@ log = logging.getLogger(__name__)
 QUALITY = ("psnr", "ssim", "colour_share", "raw_max")  # the columns of results that a card keeps
 COST_SIZE, COST_SCALES = (90, 160), (2, 3, 4, 6, 8, 12)
 SAFETENSORS = "safetensors"
+BOUNDS_REDUCTIONS, BOUNDS_CROP = (1, 2, 4), 256  # crop in pixels before the reduction
 
 
 def run(config: DictConfig) -> None:
@@ -45,6 +50,9 @@ def run(config: DictConfig) -> None:
         for measured, values in results(Path(file)).items():
             card.setdefault("results", {}).setdefault(measured, {}).update(values)
     model = load(config)
+    if config.bounds is not None:
+        model = bounded(model, Path(config.bounds))
+        card["bounds"] = f"features clamped to their range on photographs ({Path(config.bounds).name})"
     card["costs"] = costs(model)
     output.parent.mkdir(parents=True, exist_ok=True)
     if config.format == SAFETENSORS:
@@ -59,6 +67,27 @@ def run(config: DictConfig) -> None:
         loggers = make_loggers(config, tracking.facts(config))
         for file in written:
             log_file(loggers, file, file.stem, ["exported"], card)
+
+
+def bounded(model: SRModel, folder: Path) -> SRModel:
+    """Return ``model`` with a decoder that clamps features to their range on the pictures in ``folder``.
+
+    The pictures are seen as they are and reduced by 2 and 4.
+
+    Raises:
+        UserError: if the decoder has no option ``bounded``, or the folder has no pictures.
+    """
+    config = {**(model.config or {})}
+    config["decoder"] = {**config["decoder"], "bounded": True}
+    result = checkpoint.build(config, trust=[config[part]["_target_"].partition(".")[0] for part in config]).eval()
+    result.load_state_dict(model.state_dict(), strict=False)
+    sets = [Pictures(Folder(folder), scale, crop=BOUNDS_CROP) for scale in BOUNDS_REDUCTIONS]
+    low, high = feature_range(result, chain(*sets))
+    decoder = cast(LMFDecoder, result.decoder)
+    decoder.feat_low.copy_(low)
+    decoder.feat_high.copy_(high)
+    log.info(f"features bounded to their range on {len(sets[0])} pictures in {folder}")
+    return result
 
 
 def check_format(output: Path, fmt: str, split: bool) -> None:
