@@ -12,6 +12,7 @@ from lmf.checkpoint.files import (
     load,
     read_card,
     save,
+    short_name,
 )
 from lmf.checkpoint.pickles import CheckpointError, check_finite, is_safetensors, unpickle
 
@@ -32,5 +33,6 @@ __all__ = [
     "load_descriptor",
     "read_card",
     "save",
+    "short_name",
     "unpickle",
 ]

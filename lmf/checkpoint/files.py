@@ -220,6 +220,12 @@ def find(source: str | os.PathLike[str]) -> Path:
     return path
 
 
+def short_name(source: str | os.PathLike[str]) -> str:
+    """Return a short name for what `find` accepts: the last part of a path, without the suffix of a checkpoint."""
+    path = Path(source)
+    return path.stem if path.suffix in (".ckpt", ".pth", ".safetensors") else path.name or str(source)
+
+
 def _read(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
     """Read config and weights from the file at ``path``, in the format that its content shows."""
     if is_safetensors(path) or path.suffix == ".safetensors":

@@ -151,13 +151,15 @@ def named_axes(graph: Any) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence warnings of the exporters, on which nobody can act."""
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)
+    """Silence the exporters, on whose messages nobody can act."""
+    loggers = {name: logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")}
+    levels = {name: logger.level for name, logger in loggers.items()}
+    for logger in loggers.values():
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        exporter.setLevel(level)
+        for name, logger in loggers.items():
+            logger.setLevel(levels[name])

@@ -7,14 +7,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lmf.benchmark.cost import count
-from lmf.checkpoint import find, load
+from lmf.checkpoint import find, load, short_name
 from lmf.decoders import Bicubic
 from lmf.decoders.bicubic import ImageLatent
 from lmf.encoders import Identity
@@ -124,8 +123,7 @@ def methods(
     found: dict[str, Method] = {}
     for source in sources:
         find(source)
-        path = Path(source)
-        name = path.stem if path.suffix in (".safetensors", ".pth", ".ckpt") else path.name
+        name = short_name(source)
         if name in found or name in BASELINES:
             raise UserError(f"{source}: another model is called {name!r} too; rename one of them")
         found[name] = Method(name, source, device, trust)

@@ -77,7 +77,8 @@ class Picture:
                 raise UserError(f"{width} x {height} pixels are more than the limit of {limit:g} megapixels")
             return cls(name, next(io.read_pages(path, settings.max_pixels)), user)
         except UserError as error:
-            raise UserError(f"{name}: {str(error).replace(f'cannot read image {path}: ', '')}") from error
+            why = str(error).replace(f"cannot read image {path}: ", "").removesuffix(f": {path}")
+            raise UserError(f"{name}: {why}") from error
 
 
 def displayed(pixels: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lmf.app import pipeline
-from lmf.app.tasks.compare import short, specs
+from lmf.app.tasks.compare import specs
 from lmf.errors import UserError
 
 
@@ -75,7 +75,9 @@ def test_one_picture_at_a_given_crop(compose, photos, tmp_path):
         (["task.models=[{model:bicubic,budget:0.3}]"], "bicubic interpolation has no CMSR"),
         (["task.models=[bicubic,bicubic]"], "two models are called bicubic"),
         (["task.models=[bicubic]", "task.metrics=[fid]"], "must be some of lpips, dists, got fid"),
-        (["task.models=[bicubic]", "input=nowhere"], "no such folder of images"),
+        (["task.models=[bicubic]", "task.metrics=lpips"], "task.metrics must be a list, such as [lpips]"),
+        (["task.models=[{model:bicubic,self_ensemble:maybe}]"], "self_ensemble of bicubic must be true or false"),
+        (["task.models=[bicubic]", "input=nowhere"], "input=nowhere: no such picture or folder"),
     ],
 )
 def test_errors_come_before_any_work(compose, tmp_path, caplog, options, message):
@@ -83,12 +85,6 @@ def test_errors_come_before_any_work(compose, tmp_path, caplog, options, message
         pipeline.run(compose("task=compare", "trainer.accelerator=cpu", "data.crop=48", "data.limit=1", *options))
     assert message in caplog.text
     assert not list((tmp_path / "run").glob("compare.*"))
-
-
-def test_short_labels():
-    assert short("runs/lmf_edsr/2026-11-22_21-54-19/") == "2026-11-22_21-54-19"
-    assert short("weights/edsr-baseline-liif.pth") == "edsr-baseline-liif"
-    assert short("lm_liif_edsr") == "lm_liif_edsr"
 
 
 def test_specs():

@@ -97,7 +97,7 @@ def test_pictures_at_several_steps(offline, folder):
 def test_a_table_of_every_picture(offline, folder):
     rows = offline.table("test/images")
     names = ("astronaut", "chelsea")
-    assert [(row["set"], row["scale"], row["image"]) for row in rows] == [
+    assert [(row["set"], row["scale"], row["picture"]) for row in rows] == [
         ("bundled", scale, name) for scale in (2.0, 3.5) for name in names
     ]
     results = json.loads((folder / "results.json").read_text())
@@ -107,9 +107,6 @@ def test_a_table_of_every_picture(offline, folder):
             assert sum(row[value] for row in own) / 2 == pytest.approx(result[value], abs=1e-4)
     crop = Image.open(rows[0]["crop"])
     assert crop.width > 4 * 40
-    written = list(csv.DictReader((folder / "images.csv").open()))
-    assert [float(row["psnr"]) for row in written] == [row["psnr"] for row in rows]
-    assert json.loads((folder / "images.json").read_text())[0]["image"] == "astronaut"
     assert [row["set"] for row in offline.table("test/results")] == ["bundled", "bundled"]
 
 

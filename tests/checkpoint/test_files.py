@@ -266,3 +266,17 @@ def test_files_take_precedence_over_names_of_pretrained_models(model, tmp_path, 
     (tmp_path / "tiny").mkdir()
     with pytest.raises(CheckpointError, match="a folder without"):
         lmf.load("tiny")
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("runs/lmf_edsr/2026-11-22_21-54-19/", "2026-11-22_21-54-19"),
+        ("weights/edsr-baseline-liif.pth", "edsr-baseline-liif"),
+        ("lm_liif_edsr", "lm_liif_edsr"),
+        ("runs/depth.4", "depth.4"),
+        (".", "."),
+    ],
+)
+def test_short_names(source, name):
+    assert checkpoint.short_name(source) == name

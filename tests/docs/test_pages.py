@@ -50,6 +50,14 @@ def test_an_option_that_does_not_exist_is_found(option, configs):
     assert not is_option(*option.split("="), configs)
 
 
+def test_the_groups_are_listed_with_all_their_choices():
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    for group in ("task", "encoder", "decoder", "renderer", "data", "schedule", "trainer", "callbacks"):
+        (line,) = re.findall(rf"^\| `{group}` \| (.*) \|$", text, re.MULTILINE)
+        shipped = {path.stem for path in (CONF / group).glob("*.yaml") if not path.stem.startswith("_")}
+        assert set(re.findall(r"`(\w+)`", line)) == shipped, group
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_block_says_what_it_is(page):
     assert {language for language, _ in blocks(page)} <= {"bash", "python", "text", "yaml"} | (

@@ -16,7 +16,8 @@ from rich.progress import track
 
 from lmf import checkpoint
 from lmf.app import runs
-from lmf.app.tasks.common import averaging, build, check_data, device_of, make_renderer, save_config
+from lmf.app.tasks.common import build, check_data, device_of, make_renderer, save_config
+from lmf.app.tasks.options import flag, flags, items
 from lmf.app.tasks.trainer import quieten
 from lmf.benchmark import plots, quality, runner, tables, throughput
 from lmf.errors import UserError
@@ -39,16 +40,15 @@ def run(config: DictConfig) -> None:
     """
     task, output = config.task, Path(config.paths.output)
     runs.check_output(output)
-    device, averaged = device_of(config), averaging(config)
-    if isinstance(task.models, str):
-        raise UserError(f"task.models must be a list, such as [{task.models}], got {task.models}")
-    models = {str(name): find(config, str(name)).to(device) for name in task.models}
-    sizes = [pair(size) for size in task.sizes]
-    sets = test_sets(config) if task.quality else []
+    device, averaged = device_of(config), flags("self_ensemble", config.self_ensemble)
+    timed, rated, training = (flag(f"task.{name}", task[name]) for name in ("time", "quality", "training"))
+    scales, backends, precisions = (items(f"task.{name}", task[name]) for name in ("scales", "backends", "precisions"))
+    models = {str(name): find(config, str(name)).to(device) for name in items("task.models", task.models)}
+    sizes = [pair(size) for size in items("task.sizes", task.sizes)]
+    sets = test_sets(config) if rated else []
     save_config(config, output)
-    precisions = [str(p) for p in task.precisions]
-    cases = runner.plan(models, sizes, task.scales, task.backends, precisions, averaged)
-    if task.time:
+    cases = runner.plan(models, sizes, scales, backends, list(map(str, precisions)), averaged)
+    if timed:
         rows = runner.measure(
             models,
             cases,
@@ -58,12 +58,12 @@ def run(config: DictConfig) -> None:
             progress=lambda turns: track(turns, description="measuring", transient=True),
         )
     else:
-        once = runner.plan(models, sizes, task.scales, task.backends[:1], self_ensembles=averaged)
+        once = runner.plan(models, sizes, scales, backends[:1], self_ensembles=averaged)
         rows = runner.count(models, once)
     runner.save(rows, output)
     plots.save_plots(rows, output)
     console().print(*tables.benchmark_tables(rows))
-    if task.time:
+    if timed:
         peak, bandwidth = rows[0].peak_gflops, rows[0].peak_gbs
         log.info(
             f"measured on this device: {peak:.1f} GFLOP/s (matrix product or convolution), {bandwidth:.1f} GB/s "
@@ -73,7 +73,7 @@ def run(config: DictConfig) -> None:
         points = quality.measure(models, rows, sets, lambda rows: track(rows, description="quality", transient=True))
         quality.save(points, output)
         console().print(tables.quality_table(points))
-    if task.training:
+    if training:
         train(config, output)
     log.info(f"results: {output}")
 

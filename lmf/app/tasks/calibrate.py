@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from lmf.app import version
 from lmf.app.tasks.common import checkpoint_file, load
+from lmf.app.tasks.options import flag
 from lmf.calibration import Pictures, calibrate, overview
 from lmf.data import DataError, Folder
 from lmf.errors import UserError
@@ -46,7 +47,12 @@ def run(config: DictConfig) -> None:
     source = Folder(config.input) if config.input else instantiate(config.data.train)
     if source is None:
         raise DataError("this data has no training pictures; give input=FOLDER")
-    options = {"reduce": config.reduce, "limit": config.limit, "crop": config.crop, "on_corrupt": config.on_corrupt}
+    options = {
+        "reduce": flag("reduce", config.reduce),
+        "limit": config.limit,
+        "crop": config.crop,
+        "on_corrupt": config.on_corrupt,
+    }
     trainer = config.trainer
     fabric = L.Fabric(
         accelerator=trainer.accelerator,

@@ -13,7 +13,7 @@ import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
 from lmf import checkpoint
@@ -184,31 +184,6 @@ def make_renderer(config: DictConfig, model: SRModel, path: Path) -> Renderer:
     renderer: Renderer = instantiate(options)
     renderer.check(model)
     return renderer
-
-
-def averaging(config: DictConfig) -> list[bool]:
-    """Return ``config.self_ensemble`` as a list: whether to average over flips and rotations, or both.
-
-    Raises:
-        UserError: if it is neither true nor false nor a list of them.
-    """
-    value = config.self_ensemble
-    values = list(value) if isinstance(value, ListConfig) else [value]
-    if not values or not all(isinstance(each, bool) for each in values):
-        raise UserError(f"self_ensemble must be true, false or [false,true], got {value}")
-    return values
-
-
-def self_ensemble(config: DictConfig) -> bool:
-    """Return ``config.self_ensemble``.
-
-    Raises:
-        UserError: if it is neither true nor false.
-    """
-    value = config.self_ensemble
-    if not isinstance(value, bool):
-        raise UserError(f"self_ensemble must be true or false, got {value}")
-    return value
 
 
 def device_of(config: DictConfig) -> torch.device:

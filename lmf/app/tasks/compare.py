@@ -16,10 +16,11 @@ from rich.progress import track
 from lmf import checkpoint, comparison
 from lmf.app import runs
 from lmf.app.tasks.common import check_data, device_of, save_config
+from lmf.app.tasks.options import flag, items
 from lmf.comparison import Entry
 from lmf.comparison.crops import Shot
 from lmf.comparison.tables import HEADINGS, ranked, shown
-from lmf.data import Files, Folder, SRDataModule
+from lmf.data import DataError, Files, Folder, SRDataModule
 from lmf.decoders import Bicubic
 from lmf.encoders import Identity
 from lmf.errors import UserError
@@ -51,7 +52,8 @@ def run(config: DictConfig) -> None:
     runs.check_output(output)
     device = device_of(config)
     entries = [entry(spec, config.trust) for spec in specs(task.models)]
-    metrics = perceptual(name for name in task.metrics)
+    metrics = perceptual(items("task.metrics", task.metrics))
+    names = None if task.names is None else items("task.names", task.names)
     data = pictures(config)
     check_data(data, "test")
     save_config(config, output)
@@ -62,7 +64,7 @@ def run(config: DictConfig) -> None:
         data.test_sets,
         metrics=metrics,
         figures=task.figures,
-        names=task.names,
+        names=names,
         crop=task.crop,
         corner=task.corner,
         repeats=task.repeats,
@@ -126,23 +128,23 @@ def entry(spec: Mapping[str, Any], trust: Iterable[str]) -> Entry:
         renderer.check(model)
         model.renderer = renderer
     settings = "".join(f", {key} {value:g}" for key, value in dials.items())
-    ensemble = bool(spec.get("self_ensemble", False))
+    ensemble = flag(f"self_ensemble of {name}", spec.get("self_ensemble", False))
     settings += ", self-ensemble" * ensemble
-    return Entry(str(spec.get("label") or f"{short(name)}{settings}"), model, ensemble)
-
-
-def short(name: str) -> str:
-    """Return a short label for a model: the last part of a path without its suffix."""
-    path = Path(name)
-    return path.stem if path.suffix in (".ckpt", ".pth", ".safetensors") else path.name or name
+    return Entry(str(spec.get("label") or f"{checkpoint.short_name(name)}{settings}"), model, ensemble)
 
 
 def pictures(config: DictConfig) -> SRDataModule:
-    """Return the data to compare on: the test sets of ``config.data``, or the pictures of ``config.input``."""
+    """Return the data to compare on: the test sets of ``config.data``, or the pictures of ``config.input``.
+
+    Raises:
+        DataError: if ``config.input`` does not exist.
+    """
     if config.input is None:
         data: SRDataModule = instantiate(config.data.module)
         return data
     path = Path(config.input).expanduser()
+    if not path.exists():
+        raise DataError(f"input={config.input}: no such picture or folder")
     lr = "pil" if config.data.lr == "stored" else config.data.lr
     settings = instantiate(config.data.module.test_settings, sets=None, lr=lr)
     source = Files([path]) if path.is_file() else Folder(path)

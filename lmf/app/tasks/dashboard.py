@@ -7,9 +7,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 import lmf
+from lmf.app.tasks.options import items
 from lmf.errors import UserError, needed, one_line
 from lmf.io.files import write_text
 
@@ -30,10 +31,7 @@ def run(config: DictConfig) -> None:
         import wandb
 
         from lmf.app import dashboard
-    for key in ("sets", "scales", "parameters"):
-        if not OmegaConf.is_list(config[key]):
-            raise UserError(f"{key} must be a list, such as [{config[key]}], got {config[key]}")
-    content = dashboard.Content(list(config.sets), list(config.scales), list(config.parameters))
+    content = dashboard.Content(*(items(key, config[key]) for key in ("sets", "scales", "parameters")))
     output = Path(config.paths.output)
     try:
         api = wandb.Api()
@@ -44,7 +42,7 @@ def run(config: DictConfig) -> None:
         report = save_report(api, entity, project, config.title, blocks)
     except (wandb.Error, requests.RequestException) as error:
         raise UserError(
-            f"W&B refused: {one_line(error)}; log in with `wandb login`, and check entity and project"
+            f"W&B refused ({one_line(error)}): log in with `wandb login`, and check entity and project"
         ) from error
     output.mkdir(parents=True, exist_ok=True)
     for name, saved in (("workspace", workspace), ("report", report)):

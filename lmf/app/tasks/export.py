@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from lmf import checkpoint, export
 from lmf.app import tracking, version
 from lmf.app.tasks.common import checkpoint_file, last_config, load
+from lmf.app.tasks.options import flag, items
 from lmf.app.tasks.trainer import make_loggers
 from lmf.benchmark.cost import count
 from lmf.calibration import Pictures, feature_range
@@ -43,10 +44,11 @@ def run(config: DictConfig) -> None:
         MissingExtra: if the format needs packages that are not installed.
     """
     output = Path(config.output)
-    check_format(output, config.format, config.split)
+    split, half = flag("split", config.split), flag("half", config.half)
+    check_format(output, config.format, split)
     source = checkpoint_file(config)
     card = known(source) | facts(config.card)
-    for file in config.results:
+    for file in items("results", config.results):
         for measured, values in results(Path(file)).items():
             card.setdefault("results", {}).setdefault(measured, {}).update(values)
     model = load(config)
@@ -56,10 +58,10 @@ def run(config: DictConfig) -> None:
     card["costs"] = costs(model)
     output.parent.mkdir(parents=True, exist_ok=True)
     if config.format == SAFETENSORS:
-        checkpoint.save(model, output, card, half=config.half)
+        checkpoint.save(model, output, card, half=half)
         written = [output]
     else:
-        written = export.save(model, output, card, fmt=config.format, split=config.split, half=config.half)
+        written = export.save(model, output, card, fmt=config.format, split=split, half=half)
     for file in written:
         log.info(f"{file}: {file.stat().st_size / 2**20:.1f} MiB, {', '.join(card) or 'an empty card'}")
     wandb = config.logger.get("wandb")

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from lmf import checkpoint
 from lmf.app import runs, tracking
 from lmf.app.tasks.common import build, check_data, device_of, last_config, report, save_config
+from lmf.app.tasks.options import flag
 from lmf.app.tasks.trainer import make_trainer
 from lmf.errors import UserError, one_line
 from lmf.model import SRModel
@@ -37,7 +38,7 @@ def run(config: DictConfig) -> None:
     Raises:
         UserError: if options, data or checkpoints do not fit. All are checked before training starts.
     """
-    output = Path(config.paths.output)
+    output, test = Path(config.paths.output), flag("task.test", config.task.test)
     resume = resumable(config, output)
     model = build(config)
     initialise(model, config)
@@ -57,7 +58,7 @@ def run(config: DictConfig) -> None:
         announce_changes(config, resume)
         datamodule.resume(check_resume(resume, model))
     check_data(datamodule, "fit")
-    if config.task.test:
+    if test:
         check_data(datamodule, "test")
     save_config(config, output)
     announce(config, model, resume)
@@ -67,12 +68,12 @@ def run(config: DictConfig) -> None:
     if trainer.is_global_zero and "val/psnr" in metrics:
         psnr, bicubic = metrics["val/psnr"].item(), metrics["val/bicubic_psnr"].item()
         log.info(f"validation: {psnr:.2f} dB, bicubic {bicubic:.2f} dB ({psnr - bicubic:+.2f})")
-        if not config.task.test:
+        if not test:
             Results(module.results).save(output)  # the last validation; sweeps collect it
             log.info(f"measure it: lmf task=test ckpt_path={output}")
     elif trainer.is_global_zero and resume is not None and trainer.current_epoch >= config.trainer.max_epochs:
         log.info(f"finished already after {trainer.current_epoch} epochs; raise schedule.epochs to train longer")
-    if config.task.test:
+    if test:
         found = checkpoint.find(output)
         trainer.test(module, datamodule=datamodule, ckpt_path=found, verbose=False, weights_only=True)
         report(trainer, module, output, title=config.name)

@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 
 from lmf.app import runs, tracking
 from lmf.app.identity import identity
-from lmf.app.tasks.common import check_data, load, report, save_config, self_ensemble
+from lmf.app.tasks.common import check_data, load, report, save_config
+from lmf.app.tasks.options import flag
 from lmf.app.tasks.trainer import make_trainer
 from lmf.training.callbacks import RecordsCallback
 from lmf.training.module import SRModule
@@ -31,7 +32,8 @@ def run(config: DictConfig) -> None:
     runs.check_output(output)
     title = str(config.ckpt_path or config.name)
     same = identity(config)
-    averaged = self_ensemble(config)
+    averaged = flag("self_ensemble", config.self_ensemble)
+    save_images = flag("save_images", config.save_images)
     model = load(config)
     datamodule = instantiate(
         config.data.module, **({} if config.scale is None else {"test_settings": {"scales": [config.scale]}})
@@ -39,7 +41,7 @@ def run(config: DictConfig) -> None:
     check_data(datamodule, "test")
     save_config(config, output)
     module = SRModule(model, seed=config.seed, self_ensemble=averaged)
-    records = RecordsCallback(output, same, config.save_images, resume=not model.renderer.multi_scale)
+    records = RecordsCallback(output, same, save_images, resume=not model.renderer.multi_scale)
     trainer = make_trainer(config, tracking.facts(config, datamodule, "test"), records)
     started = partial(getattr, trainer.strategy.launcher, "procs", ())  # by Lightning, on several devices
     with watching(started, f"the same command with hydra.run.dir={output} continues"):

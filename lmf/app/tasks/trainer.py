@@ -22,11 +22,11 @@ def make_trainer(config: DictConfig, facts: Mapping[str, Any], *callbacks_of_tas
     Args:
         config: the composed config.
         facts: what the loggers record as hyper-parameters, see `lmf.app.tracking.facts`.
-        callbacks_of_task: callbacks that the task adds.
+        callbacks_of_task: callbacks that the task adds; they see what those of the config have added to the outputs.
     """
     quieten()
     autocast(config.trainer.precision, "cpu")  # raises an error for precisions that round coordinates
-    callbacks = [*callbacks_of_task, *(instantiate(c) for c in config.callbacks.values() if c)]
+    callbacks = [*(instantiate(c) for c in config.callbacks.values() if c), *callbacks_of_task]
     if config.task.name == "fit" and config.schedule.ema:
         callbacks.append(EMAWeightAveraging(decay=config.schedule.ema))
     loggers = make_loggers(config, facts)

@@ -7,7 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from lmf.app.tasks.common import devices_of, load, self_ensemble
+from lmf.app.tasks.common import devices_of, load
+from lmf.app.tasks.options import flag
 from lmf.inference import files, planning, workers
 from lmf.precision import autocast
 from lmf.training import ranks
@@ -28,12 +29,13 @@ def run(config: DictConfig) -> None:
         "max_pixels": config.max_pixels,
         "tile": config.tile,
     }
-    averaged = self_ensemble(config)
+    averaged = flag("self_ensemble", config.self_ensemble)
+    overwrite = flag("overwrite", config.overwrite)
     planning.check_request(config.scale, config.size, config.format, **options)
     size = None if config.size is None else list(config.size)  # a plain list, which other processes can read
     options |= {"scale": config.scale, "size": size, "self_ensemble": averaged}
     share = ranks.share()
-    jobs = planning.plan(config.input, config.output, config.scale, config.size, config.format, config.overwrite, share)
+    jobs = planning.plan(config.input, config.output, config.scale, config.size, config.format, overwrite, share)
     devices = devices_of(config)
     if share[1] > 1:  # each process has a device
         local = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)

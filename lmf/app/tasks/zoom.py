@@ -6,6 +6,7 @@ from omegaconf import DictConfig
 
 import lmf
 from lmf.app.tasks.common import device_of, source
+from lmf.app.tasks.options import flag, items
 from lmf.errors import needed
 
 
@@ -22,14 +23,14 @@ def run(config: DictConfig) -> None:
     with needed("web"):
         from lmf import web
     chosen = source(config)
-    models = [*lmf.list_models()] if config.models is None else [*config.models]
-    settings = web.Settings(**{**config.limits, "hosts": tuple(config.limits.hosts)})
+    models = [*lmf.list_models()] if config.models is None else items("models", config.models)
+    settings = web.Settings(**{**config.limits, "hosts": tuple(items("limits.hosts", config.limits.hosts))})
     web.serve(
         config.input,
         [*dict.fromkeys(([] if chosen is None else [str(chosen)]) + models)],
         host=config.host,
         port=config.port,
-        browser=config.browser,
+        browser=flag("browser", config.browser),
         device=device_of(config),
         trust=config.trust,
         settings=settings,

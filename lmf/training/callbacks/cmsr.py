@@ -50,7 +50,7 @@ class CMSRCallback(L.Callback):
     - ``render_s``, ``dense_render_s``: seconds of rendering from the same latent, the minimum of three runs.
     - ``gmacs``, ``dense_gmacs``: 10^9 MACs of the whole model, see `lmf.benchmark.cost`.
 
-    The values of each picture become ``outputs["values"]``, which `lmf.training.callbacks.ImagesCallback` reads. Level
+    The values of each picture become ``outputs["values"]``, which later callbacks log and write. Level
     maps of the first pictures are saved to ``<output>/level_maps``.
 
     Args:

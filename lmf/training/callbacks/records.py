@@ -80,7 +80,8 @@ class RecordsCallback(L.Callback):
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.save_images:
             write(path.with_name(f"{batch['name']}.png"), to_uint8(outputs["sr"][0]))
-        record = {"identity": self.identity, "picture": batch["name"], **outputs["values"]}
+        values = {name: value for name, value in outputs["values"].items() if isinstance(value, float)}  # no pictures
+        record = {"identity": self.identity, "picture": batch["name"], **values}
         write_text(path, json.dumps(record) + "\n")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 from lmf.app.identity import identity
@@ -183,3 +184,18 @@ def second_rank(parent: int) -> int:
         except OSError:  # it has ended
             continue
     raise AssertionError("there is no second rank")
+
+
+class Others(Callback):
+    """Adds a number and a picture to the values of a picture, as CMSR does."""
+
+    def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        outputs["values"] |= {"rendered_share": 0.5, "levels": Image.new("RGB", (2, 2))}
+
+
+def test_numbers_of_other_callbacks(photos, tmp_path, make_trainer):
+    data = SRDataModule(test={"mine": Folder(photos)}, test_settings=EvalSettings(scales=(2,)), workers=0)
+    trainer = make_trainer(Others(), RecordsCallback(tmp_path / "run", "x", resume=False))
+    trainer.test(Counting(), datamodule=data, verbose=False)
+    assert [row["rendered_share"] for row in rows(tmp_path / "run")] == ["0.5"] * 4
+    assert "levels" not in rows(tmp_path / "run")[0]
