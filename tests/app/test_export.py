@@ -137,3 +137,38 @@ def test_a_pretrained_model_beats_bicubic_on_a_photograph():
     bicubic = psnr(resize_pil(lr, (256, 256)))
     for name in lmf.list_models():
         assert psnr(lmf.load(name).upscale(lr, scale=4)) > bicubic + 1.5, name
+
+
+def test_photographs_bound_the_features(compose, trained, tmp_path, caplog):
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for name in ("astronaut", "coffee"):
+        lmf.io.write(photographs / f"{name}.png", getattr(data, name)()[:200, :240])
+    file = tmp_path / "bounded.safetensors"
+    options = (*TINY, "task=export", f"ckpt_path={trained}", f"output={file}", f"bounds={photographs}", "half=false")
+    pipeline.run(compose(*options))
+    model, plain = lmf.load(file), lmf.load(trained)
+    assert model.config["decoder"]["bounded"]
+    seen = []
+    for path in sorted(photographs.iterdir()):
+        picture = lmf.io.read(path)
+        for scale in (1, 2, 4):
+            size = [round(n / scale) for n in picture.shape[:2]]
+            crop = np.ascontiguousarray(picture[: size[0] * scale, : size[1] * scale])
+            lr = torch.from_numpy(resize_pil(crop, (size[0], size[1])).copy()).permute(2, 0, 1)[None] / 127.5 - 1
+            with torch.no_grad():
+                seen.append(plain.encoder(lr)[0].flatten(1))
+    values = torch.cat(seen, dim=1)
+    torch.testing.assert_close(model.decoder.feat_low, values.amin(1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(model.decoder.feat_high, values.amax(1), rtol=0, atol=1e-5)
+    assert "photographs" in checkpoint.read_card(file)["bounds"]
+
+
+def test_only_lmf_decoders_are_bounded(compose, tmp_path, caplog):
+    run = [*(option for option in TINY if not option.startswith("decoder.")), "decoder=liif", "decoder.hidden=[8]"]
+    pipeline.run(compose(*run, "schedule.epochs=1", output=tmp_path / "liif"))
+    with pytest.raises(SystemExit):
+        export = ("task=export", f"ckpt_path={tmp_path / 'liif'}", f"bounds={tmp_path}")
+        pipeline.run(compose(*run, *export, f"output={tmp_path / 'a.safetensors'}"))
+    assert "bounded" in caplog.text
+    assert not (tmp_path / "a.safetensors").exists()

@@ -44,7 +44,7 @@ def test_configs_state_every_size_and_the_published_value(path):
     options = inspect.signature(cls).parameters
     assert list(config) == list(options)
     for key, value in config.items():
-        if not str(value).startswith("${"):
+        if not str(value).startswith("${") and path.stem not in ("edsr_light", "edsr_plus"):  # of no paper
             default = options[key].default
             assert value == (list(default) if isinstance(default, tuple) else default), key
 
