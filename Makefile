@@ -30,19 +30,23 @@ setup: $(READY)
 train: setup
 	$(BIN)/lmf experiment=lmf_edsr $(ARGS)
 
-# Trains the decoders on features of LIIF's encoder, then fine-tunes LM-LIIF as a whole. Takes hours on one CPU core.
-# After an interruption the same command continues.
+# Trains the decoders on features of LIIF's encoder, then everything on photographs, graphics and LIIF's predictions.
+# Takes hours on one CPU core. After an interruption the same command continues.
 WEIGHTS := lmf/weights
 run = hydra.run.dir=runs/weights/$1 $(if $(wildcard runs/weights/$1/checkpoints/last.ckpt),ckpt_path=runs/weights/$1)
 FIT := $(BIN)/lmf data=folder data.root='$(PHOTOS)' data.val_scales=[2,4]
+DISTIL := schedule=distill schedule.teacher.model='$(LIIF)' precision=bf16-mixed
 weights: setup
-	$(FIT) experiment=lmf_edsr schedule=decoder init_from='$(LIIF)' $(call run,decoder)
-	$(FIT) experiment=lmf_edsr schedule=finetune init_from=runs/weights/decoder $(call run,lm_liif_edsr)
+	$(FIT) experiment=lmf_edsr schedule=decoder init_from='$(LIIF)' $(call run,lm_liif_decoder)
+	$(FIT) experiment=lmf_edsr $(DISTIL) init_from=runs/weights/lm_liif_decoder $(call run,lm_liif_distilled)
+	$(FIT) experiment=lmf_edsr $(DISTIL) schedule.epochs=2 schedule.optimizer.lr=1e-4 schedule.graphics=0.35 \
+	  schedule.teacher.weight=1 schedule.photometric=[] init_from=runs/weights/lm_liif_distilled $(call run,lm_liif_edsr)
 	$(FIT) experiment=lm_lte_edsr schedule=decoder schedule.epochs=25 schedule.optimizer.lr=1e-3 init_from='$(LIIF)' \
-	  $(call run,lm_lte_edsr)
+	  $(call run,lm_lte_decoder)
+	$(FIT) experiment=lm_lte_edsr $(DISTIL) schedule.epochs=2 init_from=runs/weights/lm_lte_decoder $(call run,lm_lte_edsr)
 	for model in lm_liif_edsr lm_lte_edsr; do set -e; \
-	  $(BIN)/lmf task=export ckpt_path=runs/weights/$$model card=$(WEIGHTS)/card.yaml \
-	    output=$(WEIGHTS)/$$model.safetensors; \
+	  $(BIN)/lmf task=export ckpt_path=runs/weights/$$model/checkpoints/last.ckpt card=$(WEIGHTS)/card.yaml \
+	    bounds='$(PHOTOS)' output=$(WEIGHTS)/$$model.safetensors; \
 	  $(BIN)/lmf task=calibrate ckpt_path=$$model input='$(PHOTOS)' output=$(WEIGHTS)/$$model.cmsr.yaml; \
 	done
 

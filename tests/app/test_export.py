@@ -167,8 +167,14 @@ def test_photographs_bound_the_features(compose, trained, tmp_path, caplog):
 def test_only_lmf_decoders_are_bounded(compose, tmp_path, caplog):
     run = [*(option for option in TINY if not option.startswith("decoder.")), "decoder=liif", "decoder.hidden=[8]"]
     pipeline.run(compose(*run, "schedule.epochs=1", output=tmp_path / "liif"))
+    export = (
+        "task=export",
+        f"ckpt_path={tmp_path / 'liif'}",
+        f"bounds={tmp_path}",
+        f"output={tmp_path / 'a.safetensors'}",
+    )
+    config = compose(*run, *export)
     with pytest.raises(SystemExit):
-        export = ("task=export", f"ckpt_path={tmp_path / 'liif'}", f"bounds={tmp_path}")
-        pipeline.run(compose(*run, *export, f"output={tmp_path / 'a.safetensors'}"))
+        pipeline.run(config)
     assert "bounded" in caplog.text
     assert not (tmp_path / "a.safetensors").exists()
