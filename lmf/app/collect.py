@@ -16,12 +16,11 @@ from rich.table import Table
 
 from lmf.app.notes import read_note
 from lmf.app.overrides import split
-from lmf.benchmark.tables import duration
 from lmf.figures import sweeps
 from lmf.figures.style import save
 from lmf.io.csv import csv_text
 from lmf.io.files import write_text
-from lmf.training.results import console, format_value
+from lmf.training.results import console, format_value, heading
 
 log = logging.getLogger(__name__)
 
@@ -239,8 +238,7 @@ def table(rows: Sequence[Row], title: str) -> Table:
     found = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in [*names, *(["job", "failed because"] if failed else [])]:
         left = name in (*keys, *varied, "failed because")
-        heading = name.rpartition(".")[2].replace("_", " ")
-        found.add_column(heading, justify="left" if left else "right", overflow="fold")
+        found.add_column(heading(name.rpartition(".")[2]), justify="left" if left else "right", overflow="fold")
     for summary in summaries:
         columns = summary.columns()
         texts = {name: text_of(name, value) for name, value in columns.items()}
@@ -255,6 +253,4 @@ def table(rows: Sequence[Row], title: str) -> Table:
 
 def text_of(name: str, value: Any) -> str:
     """Format a value for the table."""
-    if isinstance(value, float) and name.endswith("_s"):
-        return duration(value)
     return "x".join(map(str, value)) if isinstance(value, list) else format_value(name, value)

@@ -27,7 +27,7 @@ def cost_table(costs: Sequence[Cost], latencies: Sequence[Latency], name: str) -
     columns = ["output", *(f"{s}\nGMAC" for s in STAGES), *(f"{s}\nms" for s in (*STAGES, "total")), "peak\nMB"]
     table = new_table(title, [], columns)
     for cost, timing in zip(costs, latencies, strict=True):
-        times = (f"{1e3 * t:.1f}" for t in (timing.encoder, timing.latent, timing.render, timing.total))
+        times = map(milliseconds, (timing.encoder, timing.latent, timing.render, timing.total))
         table.add_row(f"{cost.size[1]}x{cost.size[0]}", *gmacs(cost)[:-1], *times, megabytes(timing.peak_bytes))
     return table
 
@@ -58,7 +58,7 @@ def times_table(rows: Sequence[Row]) -> Table:
     for row in rows:
         assert row.total_s is not None
         assert row.floor_s is not None
-        times = [f"{1e3 * (t or 0):.0f}" for t in (row.encoder_s, row.latent_s, row.render_s, row.total_s)]
+        times = [milliseconds(t or 0) for t in (row.encoder_s, row.latent_s, row.render_s, row.total_s)]
         rates = [f"{row.gflops:.1f}", f"{row.total_s / row.floor_s:.1f}x", megabytes(row.peak_bytes)]
         table.add_row(row.name, label(row), f"{row.scale:g}", *times, gmacs(row)[-1], *rates)
     return table
@@ -70,7 +70,7 @@ def quality_table(points: Sequence[Point]) -> Table:
     table = new_table("PSNR on test sets, and cost of the benchmarked picture", ["model", "set"], numbers)
     for point in points:
         name = f"{point.model}, self-ensemble" if point.self_ensemble else point.model
-        seconds = "-" if point.seconds is None else f"{1e3 * point.seconds:.0f}"
+        seconds = "-" if point.seconds is None else milliseconds(point.seconds)
         table.add_row(name, point.set, f"{point.scale:g}", f"{point.psnr:.2f}", f"{point.gmacs:.1f}", seconds)
     return table
 
@@ -106,5 +106,17 @@ def duration(seconds: float) -> str:
     """Format a time with three significant digits in a fitting unit, such as ``12.3 ms``."""
     units = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
     unit, size = next(((unit, size) for unit, size in units if seconds >= 0.9995 * size), units[-1])
-    value = seconds / size
-    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f} {unit}"
+    return f"{significant(seconds / size)} {unit}"
+
+
+def milliseconds(seconds: float) -> str:
+    """Format a time as in `duration` for a column in milliseconds, such as ``12.3``."""
+    return significant(1e3 * seconds)
+
+
+def significant(value: float) -> str:
+    """Format a number from 0 on with three significant digits, but with all digits before the point."""
+    if value == 0:
+        return "0.00"
+    decimals = next((n for n, least in enumerate((99.95, 9.995, 0.9995, 0.09995)) if value >= least), 4)
+    return f"{value:.{decimals}f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lmf.benchmark.tables import duration
 from lmf.io.csv import column_names, csv_text
 from lmf.io.files import write_text
 
@@ -85,16 +87,24 @@ class Results:
         table = Table(title=title)
         names = [name for name in column_names(rows) if name != "protocol"]
         for name in names:
-            table.add_column(name.replace("_", " "), justify="left" if name == "set" else "right")
+            table.add_column(heading(name), justify="left" if name == "set" else "right")
         for row in rows:
             table.add_row(*[format_value(name, row[name]) if name in row else "" for name in names])
         console().print(table)
 
 
 def console() -> Console:
-    """Return a console for tables; 250 characters wide if the output is not a terminal."""
+    """Return a console for tables.
+
+    If the output is not a terminal, it is as wide as ``COLUMNS`` says, else 250 characters.
+    """
     terminal = Console()
-    return terminal if terminal.is_terminal else Console(width=250)
+    return terminal if terminal.is_terminal or "COLUMNS" in os.environ else Console(width=250)
+
+
+def heading(name: str) -> str:
+    """Return the heading of the column ``name``. Times have their units in the cells."""
+    return name.removesuffix("_s").replace("_", " ")
 
 
 def format_value(name: str, value: Any) -> str:
@@ -102,5 +112,7 @@ def format_value(name: str, value: Any) -> str:
     if name.endswith("colour_share"):
         return f"{value:.4%}"
     if isinstance(value, float):
+        if name.endswith("_s"):
+            return duration(value)
         return f"{value:.4f}" if "ssim" in name else f"{value:g}" if name == "scale" else f"{value:.2f}"
     return str(value)

@@ -6,7 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
-from lmf.benchmark.tables import duration
+from lmf.benchmark.tables import duration, milliseconds
 from lmf.comparison import Comparison, Score, tabulate
 
 PSNR = {"bicubic": (28.0, 26.0), "a_b": (32.004, 27.0), "c&d": (32.001, 28.0), "e": (31.0, 27.5)}
@@ -91,3 +91,12 @@ def test_a_single_model_has_no_ranks():
 )  # fmt: skip
 def test_times_have_three_digits(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(12.3456, "12346"), (0.1, "100"), (0.01234, "12.3"), (9.996e-3, "10.0"), (1.234e-3, "1.23"), (5.67e-4, "0.567"),
+     (5.67e-5, "0.0567"), (0.0, "0.00")],
+)  # fmt: skip
+def test_times_in_a_column_of_milliseconds_have_three_digits_too(seconds, text):
+    assert milliseconds(seconds) == text

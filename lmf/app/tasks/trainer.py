@@ -43,8 +43,20 @@ def make_loggers(config: DictConfig, facts: Mapping[str, Any]) -> list[Logger]:
     return loggers
 
 
+# Beginnings, as regular expressions, of warnings that no option of ours avoids. All other warnings are shown.
+SILENT = (
+    r"`isinstance\(treespec, LeafSpec\)`",
+    r"Found \d+ module\(s\) in eval mode",  # a frozen encoder
+    r"Checkpoint directory .* exists and is not empty",  # a resumed run, and the last.ckpt beside best.ckpt
+    r"The number of training batches \(\d+\) is smaller than the logging interval",
+    r"`ModelCheckpoint\(monitor='val/.*could not find the monitored key",  # before the first validation; later an error
+    r"This DataLoader will create \d+ worker processes in total",  # data.workers says how many
+    r"torch\.meshgrid: in an upcoming release",
+)
+
+
 def quieten() -> None:
-    """Silence Lightning's hardware notes, tips and warnings that do not apply here."""
+    """Silence Lightning's hardware notes and tips, and the warnings in `SILENT`."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
-    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")  # a frozen encoder
+    for message in SILENT:
+        warnings.filterwarnings("ignore", message=message)

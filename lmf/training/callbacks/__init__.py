@@ -1,4 +1,4 @@
-"""Lightning callbacks for costs, pictures, tables, health, comparisons with dense rendering, and checkpoints."""
+"""Lightning callbacks for the terminal, costs, pictures, tables, health, renderers and checkpoints."""
 
 from lmf.training.callbacks.checkpoint_io import AtomicCheckpointIO
 from lmf.training.callbacks.cmsr import CMSRCallback
@@ -6,6 +6,7 @@ from lmf.training.callbacks.cost import CostCallback
 from lmf.training.callbacks.health import HealthCallback
 from lmf.training.callbacks.images import ImagesCallback
 from lmf.training.callbacks.pictures import PicturesCallback
+from lmf.training.callbacks.progress import ProgressBar, ValidationCallback
 from lmf.training.callbacks.records import RecordsCallback
 from lmf.training.callbacks.resume import ResumeCheckpoint
 
@@ -16,6 +17,8 @@ __all__ = [
     "HealthCallback",
     "ImagesCallback",
     "PicturesCallback",
+    "ProgressBar",
     "RecordsCallback",
     "ResumeCheckpoint",
+    "ValidationCallback",
 ]
