@@ -53,8 +53,9 @@ def macs_table(rows: Sequence[Row]) -> Table:
 def times_table(rows: Sequence[Row]) -> Table:
     """Return a table of times and rates for timed rows of one input size."""
     times = [f"{s}\nms" for s in (*STAGES, "total")]
-    numbers = ["scale", *times, "total\nGMAC", "GFLOP/s", "of its\nfloor", "peak\nMB"]
+    numbers = ["scale", *times, "total\nGMAC", "GFLOP\n/s", "of its\nfloor", "peak\nMB"]
     table = new_table(row_title(rows[0]), ["model", "backend"], numbers)
+    table.padding = (0, 0, 0, 0)  # 80 columns are few
     for row in rows:
         assert row.total_s is not None
         assert row.floor_s is not None
@@ -80,7 +81,7 @@ def new_table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table
     table = Table(title=title, caption=CONVENTION, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
     table.padding = (0, 1, 0, 0)
     for name in names:
-        table.add_column(name, justify="left", no_wrap=True)
+        table.add_column(name, justify="left", overflow="fold")
     for number in numbers:
         table.add_column(number, justify="right", no_wrap=True)
     return table

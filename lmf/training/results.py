@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from lmf.benchmark.tables import duration
@@ -82,15 +83,33 @@ class Results:
         write_text(folder / JSON, json.dumps(rows, indent=1) + "\n")
 
     def show(self, title: str) -> None:
-        """Print the table under ``title``."""
-        rows = [row.columns() for row in self.rows]
-        table = Table(title=title)
+        """Print the table under ``title``, in several parts if the console is too narrow for all columns."""
+        screen, rows = console(), [row.columns() for row in self.rows]
         names = [name for name in column_names(rows) if name != "protocol"]
-        for name in names:
-            table.add_column(heading(name), justify="left" if name == "set" else "right")
-        for row in rows:
-            table.add_row(*[format_value(name, row[name]) if name in row else "" for name in names])
-        console().print(table)
+        cells = {name: [format_value(name, row[name]) if name in row else "" for row in rows] for name in names}
+        widths = {name: max(map(len, (*heading(name).split(), *cells[name]))) for name in names}  # headings wrap
+        widths["set"] = min(widths["set"], screen.width // 3)
+        for n, part in enumerate(parts(widths, screen.width)):
+            table = Table(title=None if n else title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+            for name in part:
+                justify: JustifyMethod = "left" if name == "set" else "right"
+                table.add_column(heading(name), justify=justify, width=widths[name], overflow="fold")
+            for line in zip(*(cells[name] for name in part), strict=True):
+                table.add_row(*line)
+            screen.print(table)
+
+
+def parts(widths: Mapping[str, int], limit: int) -> list[list[str]]:
+    """Divide columns of ``widths`` into tables of at most ``limit`` characters. Each begins with set and scale."""
+    keys = ["set", "scale"]
+    found: list[list[str]] = [list(keys)]
+    for name in widths:
+        if name in keys:
+            continue
+        if sum(widths[other] + 2 for other in (*found[-1], name)) > limit and found[-1] != keys:
+            found.append(list(keys))
+        found[-1].append(name)
+    return found
 
 
 def console() -> Console:
