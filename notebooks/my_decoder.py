@@ -69,14 +69,15 @@ class LMBumpDecoder(LMFDecoder):
         side: int = 4,
         skip: str = "bilinear",
         clip_scale: float | None = 4.0,
+        bounded: bool = False,
     ) -> None:
-        super().__init__(in_channels, skip, clip_scale)
+        super().__init__(in_channels, skip, clip_scale, bounded)
         self.bumps = Bumps(side)
         self.imnet = ModulatedMLP(code_channels + self.bumps.features, width, depth)
         self.hypernet = MLP(9 * in_channels, hyper, self.imnet.modulations + code_channels)
 
     def latent(self, feat: Tensor, image: Tensor, cell: Tensor) -> ModulatedLatent:
-        x = self.hypernet(grid.unfold(feat))  # (B, h, w, modulations + code)
+        x = self.hypernet(grid.unfold(self.bound(feat)))  # (B, h, w, modulations + code)
         n = self.imnet.modulations
         return ModulatedLatent(feat.shape[-2:], image, x[..., :n], x[..., n:])
 
