@@ -104,9 +104,10 @@ def list_models() -> dict[str, dict[str, Any]]:
 
 
 def size_of(path: Path) -> dict[str, Any]:
-    """Return the ``bytes`` of a file written by `save` and the number of ``parameters`` in it."""
+    """Return the ``bytes`` of a file written by `save` and the number of ``parameters`` in it, without bounds."""
     with safe_open(path, "pt") as file:
-        shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
+        names = [key for key in file.keys() if not key.endswith((".feat_low", ".feat_high"))]  # noqa: SIM118
+        shapes = [file.get_slice(key).get_shape() for key in names]
     return {"bytes": path.stat().st_size, "parameters": sum(math.prod(shape) for shape in shapes)}
 
 

@@ -20,7 +20,7 @@ def test_a_pretrained_model_is_described():
     assert found.licence is not None
     assert found.licence.startswith("Apache-2.0")
     assert found.card.items() <= lmf.list_models()["lm_liif_edsr"].items()
-    assert found.parameters == sum(weight.numel() for weight in found.model.state_dict().values())
+    assert found.parameters == sum(weight.numel() for weight in found.model.parameters())
     assert not found.model.training
 
 
