@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lmf.errors import UserError
+from lmf.io import ORIENTATIONS
 from lmf.model import SRModel
 
 
@@ -60,10 +61,10 @@ class Teacher:
     @torch.no_grad()
     def predict(self, lr: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
         """Predict colours (B, Q, 3) from a random flip; see `SRModel.forward` for the arguments."""
-        vertical, horizontal, transposed = torch.randint(2, (3,)).bool().tolist()
-        lr = lr.flip([axis for axis, flipped in ((2, vertical), (3, horizontal)) if flipped])
-        coord = coord * coord.new_tensor([-1 if vertical else 1, -1 if horizontal else 1])
-        if transposed:
-            lr, coord, cell = lr.mT, coord.flip(2), cell.flip(1)
+        turn = ORIENTATIONS[int(torch.randint(len(ORIENTATIONS), ()))]
+        lr = turn.apply(lr)
+        coord = coord * coord.new_tensor([-1 if turn.rows else 1, -1 if turn.cols else 1])
+        if turn.swap:
+            coord, cell = coord.flip(2), cell.flip(1)
         rgb: Tensor = self.model.to(lr.device)(lr, coord, cell)
         return rgb.float()

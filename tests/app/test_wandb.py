@@ -225,7 +225,7 @@ def lmf(folder, *arguments, server=None, **options):
 def test_a_server_that_goes_away_delays_the_end_only(wandb_server, tmp_path):
     """The client would try for hours."""
     few = (*OPTIONS, "callbacks.cost=null", "logger.wandb.mode=online", "logger.wandb.finish_timeout=3")
-    process = lmf(tmp_path, *few, "schedule.epochs=4", "hydra.run.dir=run")
+    process = lmf(tmp_path, *few, "schedule.epochs=40", "hydra.run.dir=run")
     while not any(wandb_server.history.values()):
         assert process.poll() is None
     wandb_server.stop()
@@ -258,7 +258,7 @@ def test_only_the_first_rank_logs(tmp_path):
     assert process.returncode == 0, out
     (run,) = offline_runs(tmp_path / "run")
     assert [row["trainer/global_step"] for row in run.history if "train/loss" in row] == [2, 5, 8, 11]
-    assert [(row["scale"], row["image"]) for row in run.table("test/images")] == [
+    assert [(row["scale"], row["picture"]) for row in run.table("test/images")] == [
         (scale, name) for scale in (2.0, 3.5) for name in ("astronaut", "chelsea")
     ]
 

@@ -61,7 +61,7 @@ def address(app):
 
 @pytest.fixture
 def visit(chromium, address):
-    """``visit(**options)`` opens the page in a window of its own and fails at the end if the page had an error."""
+    """Return ``visit(**options)``, which opens the page in a new window; the test fails if the page reports an error."""
     contexts, faults = [], []
 
     def opened(path=address, **options):
