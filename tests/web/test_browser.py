@@ -61,7 +61,7 @@ def address(app):
 
 @pytest.fixture
 def visit(chromium, address):
-    """Return ``visit(**options)``, which opens the page in a new window; the test fails if the page reports an error."""
+    """Return ``visit(**options)``, which opens the page in a new window; errors of the page fail the test."""
     contexts, faults = [], []
 
     def opened(path=address, **options):
