@@ -22,7 +22,7 @@ ALLOWED = {
     "weights": set(),
     "kernels": {"grid", "io"},
     "encoders": {"errors", "grid"},
-    "decoders": {"errors", "grid", "kernels"},
+    "decoders": {"encoders", "errors", "grid", "kernels"},
     "renderers": {"decoders", "errors", "grid", "kernels"},
     "model": {"decoders", "encoders", "errors", "grid", "io", "renderers"},
     "data": {"errors", "io", "metrics"},

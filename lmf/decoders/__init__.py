@@ -11,6 +11,7 @@ from lmf.decoders.lm_lte import LMLTE
 from lmf.decoders.lte import LTE, LTEPlus
 from lmf.decoders.metasr import MetaSR
 from lmf.decoders.modulation import LMFDecoder, ModulatedLatent, ModulatedMLP
+from lmf.decoders.thera import Thera
 
 __all__ = [
     "DIIF",
@@ -29,4 +30,5 @@ __all__ = [
     "MetaSR",
     "ModulatedLatent",
     "ModulatedMLP",
+    "Thera",
 ]

@@ -106,6 +106,13 @@ class Decoder(nn.Module):
             cell = grid.clip_cell(cell, size, self.clip_scale)
         return cell.expand(batch, 2)
 
+    def encoder_input(self, image: Tensor) -> Tensor:
+        """Convert ``image`` (B, 3, h, w) in [-1, 1] to what the encoder receives; the same by default.
+
+        A decoder whose published network standardises its input does so here, so that all decoders share encoders.
+        """
+        return image
+
     def latent(self, feat: Tensor, image: Tensor, cell: Tensor) -> Latent:
         """Do the work that is done once per LR pixel.
 
@@ -157,6 +164,15 @@ class Decoder(nn.Module):
         Args:
             latent: result of `latent`.
             cells: (N, 2) sizes of output pixels in [-1, 1] units; each yields a row of ``extra``.
+        """
+        return None
+
+    def penalty(self, latent: Any, coord: Tensor) -> Tensor | None:
+        """Return what training adds to the loss of the colours at ``coord`` (B, Q, 2), or None for nothing.
+
+        Args:
+            latent: result of `latent`.
+            coord: (B, Q, 2) as (y, x) in [-1, 1].
         """
         return None
 

@@ -43,7 +43,8 @@ DECODERS = {
     "lm_lte": 270_467,
     "lm_ciaosr": 734_998,
 }
-OURS = {"lm_liif_edsr_plus", "lm_liif_light"}  # of no paper
+OURS = {"lm_liif_edsr_plus", "lm_liif_light", "thera_air_swinir"}  # of no paper
+THERA = {"thera_air_edsr", "thera_plus_edsr", "thera_pro_edsr", "thera_air_rdn"}  # see test_thera.py
 TINY = {
     "edsr": ["encoder.blocks=1"],
     "rdn": ["encoder.blocks=1", "encoder.layers=1", "encoder.growth=8"],
@@ -71,10 +72,12 @@ def parameters(module: torch.nn.Module) -> int:
 
 def test_every_published_combination_is_there():
     nine = {f"{kind}{d}_{e}" for kind in ("lm_", "") for d in ("liif", "lte", "ciaosr") for e in ENCODERS}
-    assert set(EXPERIMENTS) == nine | {"lmf_edsr", "metasr_edsr", "lte_plus_edsr", "diif_edsr", "bicubic"} | OURS
+    assert (
+        set(EXPERIMENTS) == nine | {"lmf_edsr", "metasr_edsr", "lte_plus_edsr", "diif_edsr", "bicubic"} | OURS | THERA
+    )
 
 
-@pytest.mark.parametrize("experiment", sorted({*EXPERIMENTS} - OURS - {"bicubic"}))
+@pytest.mark.parametrize("experiment", sorted({*EXPERIMENTS} - OURS - THERA - {"bicubic"}))
 def test_is_the_published_model_and_recipe(compose, experiment):
     decoder, encoder = parts(experiment)
     config = compose(f"experiment={experiment}", "data=div2k", "schedule=paper")
