@@ -239,7 +239,7 @@ def holder(coord: Tensor, size: Size) -> tuple[Tensor, Tensor]:
     n = coord.new_tensor(size)
     index = ((coord + 1) * (n / 2) + n * 2.5e-7).floor().nan_to_num(0)
     y, x = index[..., 0].clamp(0, h - 1), index[..., 1].clamp(0, w - 1)
-    centre = (2 * torch.stack([y, x], dim=-1) + 1) / n - 1
+    centre = (2 * torch.stack([y, x], dim=-1) + 1 - n) / n
     return y.long() * w + x.long(), (coord - centre) * (n / 2)
 
 
