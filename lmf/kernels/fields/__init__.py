@@ -28,7 +28,7 @@ def render(latents: Tensor, frequencies: Tensor, decay: Tensor, base: Tensor, in
         frequencies: (2, N), along y and x, in radians per latent cell.
         decay: (B, N), factor of each wave.
         base: (B, 3, h, w), colours to which the fields are added.
-        index: int64 (B, Q), flat row-major index of the latent that holds each place. Indices are clamped to the grid.
+        index: int64 (B, Q), flat row-major index of the latent that holds each place. The kernels clamp it to the grid.
         offset: (B, Q, 2) as (y, x), position relative to the latent's centre; a latent cell spans 1 unit.
 
     Returns:

@@ -45,7 +45,9 @@ def render_grid(
     If all latent cells hold the same places, as at whole-number scales, no sine is computed for a pixel: a matrix
     product adds up the field, because ``sin(z + p) = sin(z) cos(p) + cos(z) sin(p)``.
     """
-    b, _, _, numbers = latents.shape
+    b, _, w, numbers = latents.shape
+    if not len(row) or not len(column):
+        return latents.new_empty(b, 3, len(row), len(column))
     rows, columns = Position(row, row_offset), Position(column, column_offset)
     high, wide = repeats(rows), repeats(columns)
     bands = []
@@ -58,7 +60,6 @@ def render_grid(
             field = field.unflatten(-1, (high, wide)) + base[:, :, at, cells].permute(0, 2, 3, 1)[..., None, None]
             bands.append(field.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3))
         return torch.cat(bands, dim=2)
-    w = latents.shape[2]
     for band, place in zip(
         *(t.split(max(1, GATHERED // max(1, b * len(column) * numbers))) for t in rows), strict=True
     ):
