@@ -15,6 +15,7 @@ from lmf.renderers import Dense
 def thera_pro(channels):
     decoder = decoders.Thera(channels, "pro", 16)
     decoder.refine = SwinTail(channels, embed=12, depths=(2, 2), heads=(2, 2))
+    decoder.receptive_field = decoder.refine.receptive_field
     return decoder
 
 

@@ -67,6 +67,7 @@ class Decoder(nn.Module):
             and the features and image pixels that its colour depends on. A colour must not depend on the absolute
             position either, so that a picture can be computed in strips. None if no bound is known; latents then always
             cover the whole picture.
+        multiple: strips of LR pixels must begin at multiples of it, and end there or with the picture.
         graph_obstacle: why `lmf.export` cannot write the decoder as a graph for all sizes; None if it can.
 
     Raises:
@@ -74,6 +75,7 @@ class Decoder(nn.Module):
     """
 
     receptive_field: int | None = None
+    multiple: int = 1
     graph_obstacle: str | None = None
 
     def __init__(self, in_channels: int, skip: Skip = "none", clip_scale: float | None = None) -> None:

@@ -76,7 +76,7 @@ class Thera(Decoder):
             width, self.receptive_field = 128, self.refine.receptive_field
         else:
             self.refine = SwinTail(in_channels)
-            width, self.receptive_field = 64, None
+            width, self.receptive_field, self.multiple = 64, self.refine.receptive_field, self.refine.multiple
         self.hypernet = Linear(width, 4 * waves)
         angle, radius = 2 * math.pi * torch.rand(waves), 16 * math.pi * torch.rand(waves).sqrt()
         self.frequencies = nn.Parameter(radius * torch.stack([angle.sin(), angle.cos()]))  # (2, N)

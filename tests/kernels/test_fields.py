@@ -128,7 +128,7 @@ def test_places_outside_are_clamped_and_nothing_is_empty(backend):
         assert fields.render_grid(*tensors, some, nothing).shape == (2, 3, 2, 0)
         assert fields.render_grid(*tensors, nothing, some).shape == (2, 3, 0, 2)
     if backend != "reference":
-        index, offset = places(2, (5, 7), 4)
+        _, offset = places(2, (5, 7), 4)
         with kernels.backend(backend):
             rgb = fields.render(*tensors, torch.tensor([[-9, 35, 10**12, 34]] * 2), offset)
             grid = fields.render_grid(*tensors, Position(torch.tensor([-3, 99]), torch.zeros(2)), some)
@@ -190,8 +190,8 @@ def test_errors_say_what_does_not_fit():
         fields.render(latents, frequencies, decay[:1], base, index, offset)
     with pytest.raises(ValueError, match="index must be"):
         fields.render(latents, frequencies, decay, base, index.int(), offset)
+    y, x = Grid.of(9, 14).holders((5, 7))
     with pytest.raises(ValueError, match="the indices of rows must be"):
-        y, x = Grid.of(9, 14).holders((5, 7))
         fields.render_grid(latents, frequencies, decay, base, Position(y.number[1:], y.offset), x)
     with pytest.raises(ValueError, match="'cpu' cannot serve 5 waves"), kernels.backend("cpu"):
         fields.render(*make(5), index, offset)
