@@ -157,9 +157,9 @@ class SwinTail(SwinIR):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map features (B, C, h, w) to features of the same size."""
-        h, w = image.shape[-2:]
-        y, x = (grid.reflected(n, -(-n // self.window) * self.window, image.device) for n in (h, w))
-        return super().forward(image[..., y[:, None], x])[..., :h, :w]
+        (h, w), step = image.shape[-2:], self.window
+        y, x = (grid.reflected(n, (n + step - 1) // step * step, image.device) for n in (h, w))
+        return super().forward(image.index_select(2, y).index_select(3, x))[..., :h, :w]
 
 
 def channels(like: Tensor) -> Tensor:

@@ -32,6 +32,9 @@ DECODERS = {
     "bicubic": decoders.Bicubic,
     "ciaosr": lambda c: decoders.CiaoSR(c, [16], [16], [16]),
     "lm_ciaosr": lambda c: decoders.LMCiaoSR(c, hyper=[16], prenet=[16]),
+    "thera": lambda c: decoders.Thera(c, waves=16),
+    "thera_plus": lambda c: decoders.Thera(c, "plus", 16),
+    "thera_pro": lambda c: decoders.Thera(c, "pro", 16),
     "diif": lambda c: decoders.DIIF(c, [16], [16]),
 }
 

@@ -76,7 +76,18 @@ def test_a_model_as_two_graphs(exported, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["liif-rdn", "lte_plus-edsr", "metasr-edsr", "lm_liif-swinir", "lm_lte-edsr", "bicubic-identity"]
+    "name",
+    [
+        "liif-rdn",
+        "lte_plus-edsr",
+        "metasr-edsr",
+        "lm_liif-swinir",
+        "lm_lte-edsr",
+        "bicubic-identity",
+        "thera-edsr",
+        "thera_plus-edsr",
+        "thera_pro-edsr",
+    ],
 )
 def test_other_models_as_one_graph(exported, name):
     model, files = exported(name)

@@ -18,16 +18,21 @@ def serves(latents: Tensor) -> bool:
 
 def render(latents: Tensor, frequencies: Tensor, decay: Tensor, base: Tensor, index: Tensor, offset: Tensor) -> Tensor:
     """Render scattered places; see `lmf.kernels.fields.render`."""
-    planes = base.permute(0, 2, 3, 1)  # (B, h, w, 3)
-    step = index.shape[1] or 1
-    if not torch.is_grad_enabled() and not torch.compiler.is_exporting():
-        step = max(1, GATHERED // max(1, len(index) * latents.shape[-1]))
-    parts = []
-    for at, place in zip(index.split(step, dim=1), offset.split(step, dim=1), strict=True):
-        amplitudes, phase = unpack(grid.take(latents, at))  # (B, Q, 3, N), (B, Q, N)
-        wave = (place @ frequencies + phase).sin() * decay[:, None]
-        parts.append((amplitudes @ wave[..., None]).squeeze(-1) + grid.take(planes, at))
-    return torch.cat(parts, dim=1)
+    tensors = latents, frequencies, decay, base
+    if torch.is_grad_enabled() or torch.compiler.is_exporting() or not index.numel():
+        return gathered(*tensors, index, offset)
+    step = max(1, GATHERED // (len(index) * latents.shape[-1]))
+    parts = zip(index.split(step, dim=1), offset.split(step, dim=1), strict=True)
+    return torch.cat([gathered(*tensors, *part) for part in parts], dim=1)
+
+
+def gathered(
+    latents: Tensor, frequencies: Tensor, decay: Tensor, base: Tensor, index: Tensor, offset: Tensor
+) -> Tensor:
+    """Render scattered places with a copy of the latent of each."""
+    amplitudes, phase = unpack(grid.take(latents, index))  # (B, Q, 3, N), (B, Q, N)
+    wave = (offset @ frequencies + phase).sin() * decay[:, None]
+    return (amplitudes @ wave[..., None]).squeeze(-1) + grid.take(base.permute(0, 2, 3, 1), index)
 
 
 def render_grid(
