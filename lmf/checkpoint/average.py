@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lmf.checkpoint.files import build
+from lmf.checkpoint.files import build, options
 from lmf.errors import UserError
 from lmf.model import SRModel
 
@@ -18,19 +18,25 @@ def average(models: Sequence[SRModel], *, trust: Sequence[str] = ()) -> SRModel:
     weights are near each other. It means nothing for models that were initialised apart.
 
     Args:
-        models: models of the same config, at least one. A model that is given twice counts twice.
+        models: models with the same encoder and decoder, at least one. A model that is given twice counts twice.
         trust: see `load`.
 
     Raises:
-        UserError: if there is no model, or their configs differ.
+        UserError: if there is no model, or the options of their encoders or decoders differ.
     """
     if not models:
         raise UserError("an average needs at least one model")
-    first = models[0]
-    for number, model in enumerate(models[1:], 2):
-        if model.config is None or model.config != first.config:
-            raise UserError(f"only models of the same config can be averaged, model {number} differs from the first")
-    result = build(first.config or {}, trust=trust).eval()
+    first, *others = [
+        {part: options(getattr(model, part), (model.config or {})[part]) for part in ("encoder", "decoder")}
+        for model in models
+    ]
+    for number, other in enumerate(others, 2):
+        if other != first:
+            raise UserError(
+                "only models with the same encoder and decoder can be averaged: "
+                f"model {number} has {other}, the first {first}"
+            )
+    result = build(models[0].config or {}, trust=trust).eval()
     states = [model.state_dict() for model in models]
     with torch.no_grad():
         for name, tensor in result.state_dict().items():

@@ -13,7 +13,7 @@ from torch import nn
 
 from lmf import checkpoint
 from lmf.app import runs, tracking
-from lmf.app.tasks.common import build, check_data, device_of, last_config, options, report, save_config
+from lmf.app.tasks.common import build, check_data, device_of, last_config, report, save_config
 from lmf.app.tasks.options import flag
 from lmf.app.tasks.trainer import make_trainer
 from lmf.errors import UserError, one_line
@@ -122,7 +122,7 @@ def initialise(model: SRModel, config: DictConfig) -> None:
         return
     donor = checkpoint.load(config.init_from, trust=config.trust)
     ours, theirs = (
-        {part: options(getattr(m, part), (m.config or {})[part]) for part in ("encoder", "decoder")}
+        {part: checkpoint.options(getattr(m, part), (m.config or {})[part]) for part in ("encoder", "decoder")}
         for m in (model, donor)
     )
     encoder = "encoder"
