@@ -7,6 +7,7 @@ classes of this package and of packages that the caller trusts.
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import logging
 import math
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmf.checkpoint import foreign, published, published_thera, trees
 from lmf.checkpoint.pickles import CheckpointError, check_finite, is_safetensors, kind_of, unpickle
@@ -91,6 +92,13 @@ def sorted_header(data: bytes) -> bytes:
     header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header + data[8 + size :]
+
+
+def options(part: nn.Module, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete the ``config`` of an encoder or decoder with the defaults of its class, in plain types."""
+    defaults = {k: p.default for k, p in inspect.signature(type(part)).parameters.items() if p.default is not p.empty}
+    complete: dict[str, Any] = json.loads(json.dumps({**defaults, **config}))
+    return complete
 
 
 def list_models() -> dict[str, dict[str, Any]]:
