@@ -77,6 +77,7 @@ class Thera(Decoder):
         else:
             self.refine = SwinTail(in_channels)
             width, self.receptive_field, self.multiple = 64, self.refine.receptive_field, self.refine.multiple
+            self.graph_obstacle = "its attention pads features to whole windows, which fixes the size of a picture"
         self.hypernet = Linear(width, 4 * waves)
         angle, radius = 2 * math.pi * torch.rand(waves), 16 * math.pi * torch.rand(waves).sqrt()
         self.frequencies = nn.Parameter(radius * torch.stack([angle.sin(), angle.cos()]))  # (2, N)

@@ -86,7 +86,6 @@ def test_a_model_as_two_graphs(exported, name):
         "bicubic-identity",
         "thera-edsr",
         "thera_plus-edsr",
-        "thera_pro-edsr",
     ],
 )
 def test_other_models_as_one_graph(exported, name):
