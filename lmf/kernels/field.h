@@ -98,11 +98,38 @@ LMF_INLINE void field_columns(const float* row, const float* table, const int64_
     for (int64_t n = 0; n < waves; n += FIELD_LANES)
         LMF_UNROLL for (int c = 0; c < 3; c++) {
             const FV with_cosine = FL::load(row + 2 * c * waves + n), with_sine = FL::load(row + (2 * c + 1) * waves + n);
-            LMF_UNROLL for (int j = 0; j < COUNT; j++)
-                sum[j][c] += FL::load(column[j] + waves + n) * with_cosine + FL::load(column[j] + n) * with_sine;
+            LMF_UNROLL for (int j = 0; j < COUNT; j++) {
+                sum[j][c] += FL::load(column[j] + waves + n) * with_cosine;
+                sum[j][c] += FL::load(column[j] + n) * with_sine;
+            }
         }
     for (int j = 0; j < COUNT; j++)
         for (int c = 0; c < 3; c++) rgb[j][c] = total(sum[j][c]);
+}
+
+// What the pixels of a latent share, as amplitudes of the sines and of the cosines of place: (3, 2, waves).
+LMF_INLINE void field_latent(const float* own, int64_t waves, float* shared) {
+    for (int64_t n = 0; n < waves; n += FIELD_LANES) {
+        FV cosine, sine;
+        field_sincos(FL::load(own + 3 * waves + n), cosine, sine);
+        LMF_UNROLL for (int c = 0; c < 3; c++) {
+            const FV amplitude = FL::load(own + c * waves + n);
+            FL::store(shared + 2 * c * waves + n, amplitude * cosine);
+            FL::store(shared + (2 * c + 1) * waves + n, amplitude * sine);
+        }
+    }
+}
+
+// The same for the pixels of a row in a latent, as amplitudes of the cosines and of the sines of a column.
+LMF_INLINE void field_row(const float* shared, const float* sines, int64_t waves, float* mixed) {
+    for (int64_t n = 0; n < waves; n += FIELD_LANES) {
+        const FV s = FL::load(sines + n), c = FL::load(sines + waves + n);
+        LMF_UNROLL for (int channel = 0; channel < 3; channel++) {
+            const FV p = FL::load(shared + 2 * channel * waves + n), q = FL::load(shared + (2 * channel + 1) * waves + n);
+            FL::store(mixed + 2 * channel * waves + n, s * p + c * q);
+            FL::store(mixed + (2 * channel + 1) * waves + n, c * p - s * q);
+        }
+    }
 }
 
 // rgb (batch, 3, H, W); row, column: the latents that hold each row and column, with offsets from their centres.
@@ -118,18 +145,18 @@ extern "C" void field_grid(const Field* own, const int64_t* row, const float* ro
     large_pages(rgb, f.batch * 3 * H * W * sizeof(float));
 #pragma omp parallel num_threads(threads)
     {
-        std::vector<float> table, rows(FIELD_ROWS * 2 * N), latent(6 * N), mixed(6 * N);
-        int64_t held = -1;
+        std::vector<float> table, rows(FIELD_ROWS * 2 * N), shared(6 * N), mixed(6 * N);
+        int64_t held = -1;  // the block whose columns the table holds
 #pragma omp for schedule(monotonic : dynamic)
         for (int64_t job = 0; job < number * f.batch * bands; job++) {
-            const FieldBlock& block = blocks[job / (f.batch * bands)];
-            const int64_t b = job / bands % f.batch, first = chunks[job % bands], last = chunks[job % bands + 1];
-            const int64_t k = clamped(row[first], f.height), block_number = job / (f.batch * bands);
-            if (held != block_number) {
+            const int64_t at_block = job / (f.batch * bands), b = job / bands % f.batch;
+            const int64_t first = chunks[job % bands], last = chunks[job % bands + 1], k = clamped(row[first], f.height);
+            const FieldBlock& block = blocks[at_block];
+            if (held != at_block) {
                 table.resize(2 * N * block.offsets.size());
                 for (size_t i = 0; i < block.offsets.size(); i++)
                     waves_at(f.frequencies + N, nullptr, N, block.offsets[i], &table[2 * N * i]);
-                held = block_number;
+                held = at_block;
             }
             for (int64_t i = first; i < last; i++)
                 waves_at(f.frequencies, f.decay + b * N, N, row_offset[i], &rows[2 * N * (i - first)]);
@@ -137,27 +164,9 @@ extern "C" void field_grid(const Field* own, const int64_t* row, const float* ro
                 stop = j + 1;
                 while (stop < block.stop && column[stop] == column[j]) stop++;
                 const int64_t at = k * f.width + clamped(column[j], f.width);
-                const float* own = f.latent(b, at);
-                for (int64_t n = 0; n < N; n += FIELD_LANES) {
-                    FV cosine, sine;
-                    field_sincos(FL::load(own + 3 * N + n), cosine, sine);
-                    for (int c = 0; c < 3; c++) {
-                        const FV amplitude = FL::load(own + c * N + n);
-                        FL::store(&latent[2 * c * N + n], amplitude * cosine);
-                        FL::store(&latent[(2 * c + 1) * N + n], amplitude * sine);
-                    }
-                }
+                field_latent(f.latent(b, at), N, shared.data());
                 for (int64_t i = first; i < last; i++) {
-                    const float* sines = &rows[2 * N * (i - first)];
-                    for (int64_t n = 0; n < N; n += FIELD_LANES) {
-                        const FV s = FL::load(sines + n), c = FL::load(sines + N + n);
-                        for (int channel = 0; channel < 3; channel++) {
-                            const FV p = FL::load(&latent[2 * channel * N + n]);
-                            const FV q = FL::load(&latent[(2 * channel + 1) * N + n]);
-                            FL::store(&mixed[2 * channel * N + n], s * p + c * q);
-                            FL::store(&mixed[(2 * channel + 1) * N + n], c * p - s * q);
-                        }
-                    }
+                    field_row(shared.data(), &rows[2 * N * (i - first)], N, mixed.data());
                     for (int64_t start = j, count; start < stop; start += count) {
                         float colours[FIELD_COLUMNS][3];
                         count = std::min<int64_t>(FIELD_COLUMNS, stop - start);
@@ -180,17 +189,17 @@ extern "C" void field_grid(const Field* own, const int64_t* row, const float* ro
 extern "C" void field_points(const Field* own, const int64_t* index, const float* offset, int64_t queries, float* rgb,
                              int64_t threads) {
     const Field f = *own;
-    const int64_t N = f.waves;
 #pragma omp parallel for schedule(dynamic, 64) num_threads(threads)
     for (int64_t q = 0; q < f.batch * queries; q++) {
-        const int64_t b = q / queries, at = clamped(index[q], f.height * f.width);
-        const float *latent = f.latent(b, at), y = offset[2 * q], x = offset[2 * q + 1];
+        const int64_t b = q / queries, at = clamped(index[q], f.height * f.width), N = f.waves;
+        const float *latent = f.latent(b, at), *frequencies = f.frequencies, *decay = f.decay + b * N;
+        const float y = offset[2 * q], x = offset[2 * q + 1];
         FV sum[3] = {};
         for (int64_t n = 0; n < N; n += FIELD_LANES) {
             FV cosine, sine;
-            field_sincos(FL::load(f.frequencies + n) * y + FL::load(f.frequencies + N + n) * x + FL::load(latent + 3 * N + n),
-                   cosine, sine);
-            sine *= FL::load(f.decay + b * N + n);
+            field_sincos(FL::load(frequencies + n) * y + FL::load(frequencies + N + n) * x +
+                         FL::load(latent + 3 * N + n), cosine, sine);
+            sine *= FL::load(decay + n);
             LMF_UNROLL for (int c = 0; c < 3; c++) sum[c] += sine * FL::load(latent + c * N + n);
         }
         for (int c = 0; c < 3; c++) rgb[3 * q + c] = total(sum[c]) + f.colour(b, c, at);
