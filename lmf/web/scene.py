@@ -26,6 +26,7 @@ from lmf.inference.views import Views
 from lmf.io.colour import from_network, to_network
 from lmf.model import target_size
 from lmf.renderers import CMSR, Dense, Renderer, Stats
+from lmf.web import background
 from lmf.web.methods import Method
 from lmf.web.settings import Settings
 from lmf.web.turns import Superseded, Turns
@@ -143,7 +144,7 @@ class Scene:
         self._progress = threading.Condition()
         self._focus: list[Box] = []
         self._asked = time.monotonic()
-        threading.Thread(target=encode, args=(weakref.ref(self), self._progress), daemon=True).start()
+        background.start(encode, weakref.ref(self), self._progress)
         for views in self.views:
             weakref.finalize(self, views.close)
 
@@ -274,7 +275,7 @@ class Scene:
 
 def encode(reference: weakref.ref[Scene], progress: threading.Condition) -> None:
     """Encode the tiles of a scene one by one, then look ahead, until all is done or the scene is gone."""
-    while (scene := reference()) is not None:
+    while not background.ending() and (scene := reference()) is not None:
         tile, complete = scene.next_tile(), scene.encoded == 1
         try:
             if tile is not None or complete:
