@@ -12,7 +12,7 @@ from lmf.checkpoint import find
 from lmf.errors import UserError
 from lmf.grid import Grid, Strip
 from lmf.inference.stores import Cache, Features
-from lmf.inference.views import Views
+from lmf.inference.views import Views, joined
 from lmf.renderers import CMSR, Dense, Stats
 from lmf.renderers.cmsr.tables import beside
 
@@ -33,13 +33,14 @@ def no_grad():
         yield
 
 
+@pytest.mark.parametrize("window", [0, 1000], ids=["patches", "window"])
 @pytest.mark.parametrize("scale", [0.6, 1, 2.6, 3, 9.1])
 @pytest.mark.parametrize("decoder", sorted(TINY))
-def test_a_view_is_a_part_of_the_whole(decoder, scale):
+def test_a_view_is_a_part_of_the_whole(decoder, scale, window):
     model, lr = build(decoder), picture(23, 31)
     size = (round(23 * scale), round(31 * scale))
     whole = model.render(lr, size)
-    views = ready(model, lr)
+    views = ready(model, lr, window=window)
     for view in [
         ((0, size[0]), (0, size[1])),
         ((size[0] // 3, size[0] // 2 + 1), (size[1] // 2, size[1] - 1)),
@@ -120,6 +121,20 @@ def test_latents_are_computed_once_above_the_trained_scales(monkeypatch):
     views.close()
     views.render((80, 80), ((0, 80), (0, 80)), Dense())
     assert len(calls) == 3 * len(list(product(*views._patches)))
+
+
+def test_dragging_joins_latents_once_for_many_views(monkeypatch):
+    model, lr = build(), picture(40, 40)
+    views, regions = ready(model, lr), []
+    monkeypatch.setattr(
+        "lmf.inference.views.joined", lambda parts, region: [joined(parts, region), regions.append(region)][0]
+    )
+    whole = model.render(lr, (320, 320))
+    for left in (100, 101, 103, 200, 203):
+        made = views.render((320, 320), ((90, 130), (left, left + 30)), Dense())
+        assert (made - whole[:, :, 90:130, left : left + 30]).abs().max() < 3e-5
+    assert regions == [((5, 20), (5, 20)), ((5, 20), (20, 35))]  # 3 LR pixels around the view, in patches of 5
+    assert len([key for key in views.cache._held if key[0] is views._window_key]) == 1
 
 
 def test_latents_ahead_are_those_of_large_scales(monkeypatch):
