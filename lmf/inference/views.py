@@ -23,7 +23,8 @@ from lmf.renderers import Renderer
 
 TILE = 256  # side of an encoder tile in LR pixels: a view must not wait for long
 PATCH = 64  # side of a patch of latents in LR pixels: what dragging a view adds
-WINDOW = 1 << 17  # LR pixels whose latents are joined, so that one call renders a view: 104 MiB for LM-LIIF
+WINDOW = 1 << 17  # largest number of LR pixels whose latents are joined to one: 104 MiB for LM-LIIF
+SMALL = 1 << 17  # smallest number of output pixels for which that pays
 Lattice = tuple[list[Span], list[Span]]  # the rows and the columns of boxes
 
 
@@ -38,19 +39,12 @@ class Views:
         cache: holds latents between calls.
         tile: side of a tile of the encoder in LR pixels.
         patch: side of a patch of latents.
-        window: number of LR pixels up to which the latents around a view are joined and kept.
     """
 
     def __init__(
-        self,
-        model: SRModel,
-        lr: Tensor,
-        cache: Cache | None = None,
-        tile: int = TILE,
-        patch: int = PATCH,
-        window: int = WINDOW,
+        self, model: SRModel, lr: Tensor, cache: Cache | None = None, tile: int = TILE, patch: int = PATCH
     ) -> None:
-        self.model, self.lr, self.window = model, lr, window
+        self.model, self.lr = model, lr
         self.cache = Cache() if cache is None else cache
         self.image = model.pad(lr)
         h, w = self.image.shape[-2:]
@@ -82,7 +76,8 @@ class Views:
     def render(self, size: Size, view: Box, renderer: Renderer) -> Tensor:
         """Render ``view`` (rows, columns) of the enlargement to ``size`` (H, W).
 
-        A pointwise renderer renders patch by patch where the latents of the view are too many to join.
+        The latents around a view are joined and kept for the next one. A pointwise renderer renders patch by patch if
+        the view is small, or shows too many latents.
 
         Returns:
             (1, 3, rows, cols) in network units, not clamped.
@@ -93,7 +88,7 @@ class Views:
         if not all(0 <= a < b <= n for (a, b), n in zip(view, size, strict=True)):
             raise UserError(f"a view must lie in the picture of {size[1]}x{size[0]} pixels, got {view}")
         whole, region = self.model.prepare(self.lr, size), self.region(size, view)
-        if renderer.pointwise and math.prod(stop - start for start, stop in region) > self.window:
+        if renderer.pointwise and (area(view) < SMALL or area(region) > WINDOW):
             return self._by_patches(whole, size, view, renderer)
         return whole.part(*region).crop(*view).render(self._joined(whole, region, size), renderer)
 
@@ -237,6 +232,27 @@ def around(lattice: Lattice, box: Box) -> Box:
     """Return the rectangle of all boxes of ``lattice`` that share a pixel with ``box``."""
     first, *_, last = meeting(lattice, box) * 2
     return (first[0][0], last[0][1]), (first[1][0], last[1][1])
+
+
+def area(box: Box) -> int:
+    """Return the number of pixels of a rectangle."""
+    return math.prod(stop - start for start, stop in box)
+
+
+def without(view: Box, held: Box | None) -> list[Box]:
+    """Return rectangles that make up the pixels of ``view`` outside ``held``."""
+    shared = None if held is None else intersection(view, held)
+    if shared is None:
+        return [view]
+    (top, bottom), (left, right) = view
+    (first, last), (start, stop) = shared
+    parts = [
+        ((top, first), (left, right)),
+        ((last, bottom), (left, right)),
+        ((first, last), (left, start)),
+        ((first, last), (stop, right)),
+    ]
+    return [part for part in parts if area(part)]
 
 
 def intersection(a: Box, b: Box) -> Box | None:

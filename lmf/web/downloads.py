@@ -17,6 +17,7 @@ from lmf import io
 from lmf.errors import UserError, explain
 from lmf.grid import Size
 from lmf.inference.stores import Box
+from lmf.renderers import Dense
 from lmf.web import background
 from lmf.web.scene import Picture, Scene
 from lmf.web.turns import Superseded, Turns
@@ -111,7 +112,7 @@ class Download:
             view = order.view or ((0, order.size[0]), (0, order.size[1]))
             while not scene.wait(order.size, view, 1, self._wanted, first=order.view is not None):
                 pass
-            bands = scene.bands(order.size) if order.view is None else iter([scene.crop(order.size, view)])
+            bands = scene.bands(order.size) if order.view is None else iter([scene.crop(order.size, view, Dense())])
             metadata = picture.metadata.enlarged(picture.size, order.size)
             page = io.Page(
                 self._taking_turns(bands, order.shape[0], user, slow),
