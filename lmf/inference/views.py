@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
-import torch
 from torch import Tensor
 
 from lmf.decoders.base import Latent
@@ -181,9 +180,9 @@ class Views:
         key = (self._window_key, region, *whole.part(*region).cell[0].tolist())
         latent = self.cache.get(key)
         if latent is None:
+            self.cache.forget(self._window_key)  # that of the last view
             patches = meeting(self._patches, region)
             latent = joined([(p, self._widened(p, size), self._latent(whole, p, size)[1]) for p in patches], region)
-            self.cache.forget(self._window_key)  # that of the last view
             self.cache.put(key, latent)
         return latent
 

@@ -23,13 +23,16 @@ picture = Picture("photo", io.Picture(np.zeros(({side}, {side}, 3), np.uint8), i
 scene = Scene(picture, method, Cache(), Turns())
 """
 ENCODING = SCENE.format(method="lm_liif_edsr", side=300) + "time.sleep(0.1)\nassert scene.encoded < 1"
-WRITING = SCENE.format(method="bicubic", side=300) + """
+WRITING = (
+    SCENE.format(method="bicubic", side=300)
+    + """
 order = Order((6000, 6000), None, "png", 95)
 download = Download(scene, order, "me", Turns(), 10**9)
 while not download.progress > 0.5:
     time.sleep(0.01)
 assert not download.done
 """
+)
 
 
 @pytest.mark.parametrize("program", [ENCODING, WRITING], ids=["encoding", "writing"])
