@@ -122,7 +122,6 @@ def test_bicubic_needs_no_checkpoint(compose, tmp_path):
         (["task=test"], "which model"),
         (["task=test", "ckpt_path=nowhere.pth"], "nowhere.pth: no such checkpoint"),
         (["task=test", "ckpt_path=lm_liif_edrs"], "did you mean lm_liif_edsr?"),
-        (["task=test", "ckpt_path=lm_liif_edsr", "data.sets=[bundeld]"], "got bundeld; did you mean bundled?"),
         (["ckpt_path=last"], "no run to resume"),
         (["ckpt_path=nowhere.ckpt"], "nowhere.ckpt: no such checkpoint"),
         (["data=folder", "data.root=nowhere"], "nowhere"),
