@@ -22,6 +22,8 @@ TINY = {
     "lm_liif_features": lambda: decoders.LMLIIF(8, 8, 2, [16], 0),
     "lm_lte": lambda: decoders.LMLTE(8, 16, 8, 2, [16], 16),
     "lm_lte_features": lambda: decoders.LMLTE(8, 16, 8, 2, [16], 0),
+    "lm_lte_heat": lambda: decoders.LMLTEHeat(8, 16, 8, 2, [16], 16),
+    "lm_lte_heat_features": lambda: decoders.LMLTEHeat(8, 16, 8, 2, [16], 0),
     "lm_ciaosr": lambda: decoders.LMCiaoSR(8, 8, 2, [16], [16], [16], [16], 8),
     "lm_ciaosr_features": lambda: decoders.LMCiaoSR(8, 8, 2, [16], [16], [16], [16], 0),
     "srno": lambda: decoders.SRNO(8, 16, 4),

@@ -7,7 +7,7 @@ from lmf.decoders.diif import DIIF
 from lmf.decoders.liif import LIIF
 from lmf.decoders.lm_ciaosr import LMCiaoSR
 from lmf.decoders.lm_liif import LMLIIF
-from lmf.decoders.lm_lte import LMLTE
+from lmf.decoders.lm_lte import LMLTE, LMLTEHeat
 from lmf.decoders.lm_srno import LMSRNO
 from lmf.decoders.lte import LTE, LTEPlus
 from lmf.decoders.metasr import MetaSR
@@ -19,6 +19,7 @@ __all__ = [
     "LIIF",
     "LMLIIF",
     "LMLTE",
+    "LMLTEHeat",
     "LMSRNO",
     "LTE",
     "MLP",

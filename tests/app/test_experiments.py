@@ -47,7 +47,7 @@ DECODERS = {
     # Lifting, two attention layers of 4 D² + 4 D plus 4 D of layer norms, hypernetwork, renderer; no published number.
     "lm_srno": 579 * 256 + 2 * (5 * 257 * 256 + 4 * 256) + 257 * 208 + (21 + 5 * 17) * 16 + 17 * 3,
 }
-OURS = {"lm_liif_edsr_plus", "lm_liif_light"}  # of no paper
+OURS = {"lm_liif_edsr_plus", "lm_liif_light", "lm_lte_heat_edsr"}  # of no paper
 TINY = {
     "edsr": ["encoder.blocks=1"],
     "rdn": ["encoder.blocks=1", "encoder.layers=1", "encoder.growth=8"],
