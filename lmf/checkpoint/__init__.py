@@ -1,5 +1,6 @@
 """Loads and saves models, including published checkpoints of other projects."""
 
+from lmf.checkpoint.average import average
 from lmf.checkpoint.descriptor import ModelDescriptor, SizeRequirements, load_descriptor
 from lmf.checkpoint.files import (
     FORMAT,
@@ -23,6 +24,7 @@ __all__ = [
     "CheckpointError",
     "ModelDescriptor",
     "SizeRequirements",
+    "average",
     "build",
     "check_finite",
     "find",
