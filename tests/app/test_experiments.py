@@ -204,6 +204,24 @@ def test_sweeps_go_over_what_exists(compose, name):
     compose(f"sweep={name}", *[f"{key}={own[-1]}" for key, own in values.items()])
 
 
+@pytest.mark.parametrize("sweep", ["family", "conversion", "heat"])
+def test_methods_have_their_own_learning_rates(compose, sweep):
+    rates = [
+        compose(f"sweep={sweep}", f"decoder={decoder}", "+rates.lm_lte=2e-3").schedule.optimizer.lr
+        for decoder in ("lm_lte", "srno")
+    ]
+    assert rates == [2e-3, 1e-3]
+    assert compose(f"sweep={sweep}", "decoder=lm_lte", "schedule.optimizer.lr=5e-4").schedule.scheduler.max_lr == 5e-4
+
+
+def test_conversion_trains_every_pair_alike():
+    params = OmegaConf.load(CONF / "sweep" / "conversion.yaml").hydra.sweeper.params
+    names = params.decoder.split(",")
+    originals = [name for name in names if not name.startswith("lm_")]
+    assert sorted(names) == sorted([*originals, *(f"lm_{name}" for name in originals)])
+    assert params.seed == "0,1,2"
+
+
 def targets(node: object) -> list[str]:
     """Return everything that ``_target_`` and ``task.run`` name."""
     if isinstance(node, (dict, DictConfig)):

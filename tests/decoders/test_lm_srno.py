@@ -1,5 +1,7 @@
 """LM-SRNO: its definition, its cost, and pictures rendered in parts."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,7 @@ from lmf import SRModel, decoders, encoders, grid, kernels
 from lmf.benchmark.cost import count
 from lmf.decoders import galerkin
 from lmf.grid import Grid
+from tests.conftest import ROOT
 
 
 def small():
@@ -98,3 +101,19 @@ def test_cost(scale):
     assert round(cost.latent_macs / 1e9) == 50
     liif = count(SRModel(encoders.EDSR(blocks=1), decoders.LMLIIF()), (180, 320), scale=scale)
     assert cost.render_macs == liif.render_macs
+
+
+@torch.no_grad()
+def test_is_the_example_of_the_guide():
+    """The class in the section on three questions, with the weights of LM-SRNO, gives its picture."""
+    text = (ROOT / "docs" / "adding-a-decoder.md").read_text()
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        if "import nn" in block or "class AttentionDecoder" in block:
+            exec(block, names)
+    theirs, ours = names["AttentionDecoder"](6).eval(), decoders.LMSRNO(6).eval()
+    theirs.load_state_dict(ours.state_dict())
+    feat, image, target = torch.randn(1, 6, 5, 7), torch.rand(1, 3, 5, 7), Grid.of(13, 21)
+    cell = ours.cell(target, (5, 7), 1, feat.device)
+    found, expected = (d.render(d.latent(feat, image, cell), target, cell) for d in (theirs, ours))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
