@@ -28,8 +28,10 @@ class HeadNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` (..., n, d)."""
-        std, mean = torch.std_mean(x, dim=-1, keepdim=True)
-        return (x - mean) / (std + 1e-5) * self.weight + self.bias
+        x = x - x.mean(dim=-1, keepdim=True)
+        variance = x.square().sum(dim=-1, keepdim=True) / (x.shape[-1] - 1)  # torch.std is five times slower on CPUs
+        std = variance.clamp_min(1e-30).sqrt()  # the root of 0 has no gradient
+        return x / (std + 1e-5) * self.weight + self.bias
 
 
 class GalerkinAttention(nn.Module):

@@ -205,3 +205,16 @@ def test_streaming_multiplies_less_than_one_call():
 def test_heads_must_fit(width, heads):
     with pytest.raises(ValueError, match=rf"multiple of heads and at least twice as large, got {width} and {heads}"):
         decoders.SRNO(8, width, heads)
+
+
+def test_head_norm_has_gradients_everywhere():
+    """Of a constant head too, whose deviation is 0."""
+    norm = galerkin.HeadNorm(2, 4).double()
+    x = torch.rand(3, 2, 4, dtype=torch.float64)
+    x[1] = 0.5
+    x.requires_grad_()
+    out = norm(x)
+    expected = (x - x.mean(dim=-1, keepdim=True)) / (x.std(dim=-1, keepdim=True) + 1e-5)
+    torch.testing.assert_close(out, expected)
+    grads = [torch.autograd.grad((y * torch.arange(4.0)).square().sum(), x)[0] for y in (out, expected)]
+    torch.testing.assert_close(*grads)
