@@ -10,6 +10,7 @@ from lmf import SRModel, decoders, encoders, grid, kernels
 from lmf.benchmark.cost import count
 from lmf.decoders import galerkin
 from lmf.grid import Grid
+from lmf.renderers import CMSR
 from tests.conftest import ROOT
 
 
@@ -117,3 +118,19 @@ def test_is_the_example_of_the_guide():
     cell = ours.cell(target, (5, 7), 1, feat.device)
     found, expected = (d.render(d.latent(feat, image, cell), target, cell) for d in (theirs, ours))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [decoders.LMSRNO, decoders.LMLTEHeat])
+def test_multi_scale_rendering(kind):
+    """Coarse where the modulation is weak; as dense rendering where it is strong."""
+    torch.manual_seed(0)
+    model = SRModel(encoders.EDSR(8, 1), kind(8, depth=2)).eval()
+    enlargement = model.prepare(torch.rand(1, 3, 12, 15) * 2 - 1, (72, 90))
+    latent, dense = enlargement.latent(), enlargement.render()
+    median = model.decoder.intensity(latent).median().item()
+    nowhere, half = (CMSR({6: {2.0: bound}}) for bound in (0.0, median))
+    assert (enlargement.render(latent, nowhere) - dense).abs().max() < 1e-4
+    picture, (stats,) = half.render(model.decoder, latent, enlargement.target, enlargement.cell)
+    assert 0.3 < stats.share < 0.8
+    assert (picture - dense).abs().amax(dim=1).lt(1e-4).float().mean() > 0.3
