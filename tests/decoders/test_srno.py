@@ -218,3 +218,12 @@ def test_head_norm_has_gradients_everywhere():
     torch.testing.assert_close(out, expected)
     grads = [torch.autograd.grad((y * torch.arange(4.0)).square().sum(), x)[0] for y in (out, expected)]
     torch.testing.assert_close(*grads)
+
+
+@torch.no_grad()
+def test_in_half_precision():
+    model, lr = published(), picture(1, 3, 9, 13)
+    single = model.render(lr, (30, 44))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model.render(lr, (30, 44))
+    assert 0 < (half - single).abs().max() < 0.02
