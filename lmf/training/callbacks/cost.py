@@ -105,7 +105,7 @@ class CostCallback(L.Callback):
             ]
         latencies = [worst(x, trainer, device) for x in local]
         self.decoder = {
-            scale: columns(*measured) for scale, *measured in zip(self.scales, costs, latencies, strict=True)
+            scale: columns(cost, timing) for scale, cost, timing in zip(self.scales, costs, latencies, strict=True)
         }
         values = self.values(costs, latencies)
         for logger in trainer.loggers:
