@@ -30,7 +30,8 @@ Lattice = tuple[list[Span], list[Span]]  # the rows and the columns of boxes
 class Views:
     """Rectangles of the enlargements of one picture.
 
-    `encode` computes the features of one tile. `render` needs all tiles that `missing` names.
+    `encode` computes the features of one tile. `render` needs all tiles that `missing` names. If the decoder is not
+    pointwise, the first view at each scale costs as much as the whole picture.
 
     Args:
         model: the model; its renderer is not used.
@@ -106,11 +107,11 @@ class Views:
     def ahead(self, share: float = 0.5) -> Iterator[None]:
         """Compute the latents for scales above the trained ones, which are the same for all, one patch a step.
 
-        It ends at once if there are none, because the decoder does not clip cells, or if all together would take more
-        than ``share`` of the cache. All tiles must be encoded.
+        It ends at once if there are none, because the decoder does not clip cells or is not pointwise, or if all
+        together would take more than ``share`` of the cache. All tiles must be encoded.
         """
         clip = self.model.decoder.clip_scale
-        if clip is None:
+        if clip is None or not self.model.decoder.pointwise:
             return
         size = (math.ceil(self.size[0] * clip), math.ceil(self.size[1] * clip))
         whole = self.model.prepare(self.lr, size)
@@ -168,10 +169,11 @@ class Views:
         """Return the enlargement from the widened ``patch`` alone, and its latent."""
         wide = self._widened(patch, size)
         part = whole.part(*wide)
-        key = (self._key, wide, *part.cell[0].tolist())
+        pixels = () if self.model.decoder.pointwise else size  # which the latent summarises
+        key = (self._key, wide, *part.cell[0].tolist(), *pixels)
         latent = self.cache.get(key)
         if latent is None:
-            latent = part.latent(self.features.read(wide).to(self.image.device))
+            latent = part.summarised(part.latent(self.features.read(wide).to(self.image.device)))
             self.cache.put(key, latent)
         return part, latent
 
