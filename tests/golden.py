@@ -60,6 +60,8 @@ def weights(keys: list, seed: int) -> dict[str, Tensor]:
         a = np.asarray(np.random.RandomState((zlib.crc32(key.encode()) + seed) % 2**32).standard_normal(shape))
         if "/" in key:
             a = tree_weight(key, a)
+        elif key.split(".")[-2:-1] in (["kln"], ["vln"]):  # layer norms, some of which have two or more dimensions
+            a = 1 + 0.1 * a if key.endswith("weight") else 0.05 * a
         elif len(shape) >= 2:
             a *= (2 / np.prod(shape[1:])) ** 0.5 * (0.5 if key.startswith("encoder.") else 0.8)
         elif "norm" in key and key.endswith("weight"):

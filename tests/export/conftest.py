@@ -36,6 +36,8 @@ DECODERS = {
     "thera_plus": lambda c: decoders.Thera(c, "plus", 16),
     "thera_pro": lambda c: decoders.Thera(c, "pro", 16),
     "diif": lambda c: decoders.DIIF(c, [16], [16]),
+    "srno": lambda c: decoders.SRNO(c, 16, 4),
+    "lm_srno": lambda c: decoders.LMSRNO(c, width=8, depth=2, channels=16, heads=4),
 }
 
 

@@ -23,6 +23,7 @@ from .conftest import make
         ("lm_ciaosr-edsr", "tiles"),
         ("diif-edsr", "each distinct slice"),
         ("thera_pro-edsr", "whole windows"),
+        ("srno-edsr", "depends on all pixels"),
     ],
 )
 def test_decoders_that_no_graph_can_express(name, reason, tmp_path, monkeypatch):

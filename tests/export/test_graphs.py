@@ -83,6 +83,7 @@ def test_a_model_as_two_graphs(exported, name):
         "metasr-edsr",
         "lm_liif-swinir",
         "lm_lte-edsr",
+        "lm_srno-edsr",
         "bicubic-identity",
         "thera-edsr",
         "thera_plus-edsr",
