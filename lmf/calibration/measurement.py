@@ -62,7 +62,7 @@ def measure(
         coarse = enlarge(Dense()(model.decoder, latent, at, level_cell)[0], at, target)
         squares[level] = by_latent((coarse - exact).square().sum(dim=0))
     pixels = by_latent(torch.ones(target.size))
-    return Errors(strength.flatten().float().cpu().numpy(), pixels, squares)
+    return Errors(strength.flatten().float().numpy(), pixels, squares)
 
 
 @torch.inference_mode()

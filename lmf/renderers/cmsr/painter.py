@@ -39,7 +39,7 @@ class Painter:
         if self.fused(out, target, [Layer(target, cell, part)]):
             return
         y, x = target.axes(cell.device, cell.dtype)
-        for index in part.mask.flatten().nonzero()[:, 0].split(self.queries):
+        for index in part.mask.flatten().nonzero()[:, 0].to(cell.device).split(self.queries):
             coord = torch.stack([y[index // len(x)], x[index % len(x)]], dim=-1)  # (Q, 2)
             rgb = self.decoder.query(self.latent, coord[None], cell)[0]  # (Q, 3)
             out.view(3, -1)[:, index] = rgb.T.to(out.dtype)

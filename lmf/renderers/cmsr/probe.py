@@ -42,7 +42,7 @@ class Probe:
     ) -> None:
         height, width = target.size
         total = height * width
-        self.scale, self.device = scale, strength.device
+        self.scale, self.device = scale, cell.device
         self.count = min(max(total // SPARSITY, LEAST), MOST, total)
         # The samples are the same in every call, so that results are reproducible.
         within = torch.rand(self.count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -50,7 +50,7 @@ class Probe:
         self.rows, self.cols = self.index // width, self.index % width
         y, x = target.axes(self.device, cell.dtype)
         h, w = latent.size
-        self.strength = strength[owner(y, h)[self.rows], owner(x, w)[self.cols]]  # (n,)
+        self.strength = strength.to(self.device)[owner(y, h)[self.rows], owner(x, w)[self.cols]]  # (n,)
         self.exact = decoder.query(latent, torch.stack([y[self.rows], x[self.cols]], -1)[None], cell)[0]  # (n, 3)
         self.squares, self.queries = {}, self.count
         for level in sorted({level for level in levels if 1 <= level < scale}):

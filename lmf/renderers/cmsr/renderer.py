@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -183,7 +184,7 @@ class CMSR(Renderer):
         """Return ``levels``, or dense rendering if that is as fast; without overlap always ``levels``, as published."""
         if not self.overlap or cost(levels) <= DENSE_SHARE * math.prod(target.size):
             return levels
-        everything = torch.ones_like(levels[0].inside)
+        everything = np.ones_like(levels[0].inside)
         return [Level(scale_of(target, (everything.shape[0], everything.shape[1])), target, everything)]
 
     def keep(
@@ -272,7 +273,7 @@ def cost(levels: list[Level]) -> int:
 
 
 def intensity(decoder: Decoder, latent: Latent) -> Tensor:
-    """Return the modulation intensity (B, h, w) of ``latent``.
+    """Return the modulation intensity (B, h, w) of ``latent`` on the CPU, in float32 or float64.
 
     Raises:
         UserError: if the latent has none, or holds no image to start from.
@@ -282,17 +283,17 @@ def intensity(decoder: Decoder, latent: Latent) -> Tensor:
         raise UserError(
             f"CMSR needs a decoder with latent modulation, such as LMLIIF; {type(decoder).__name__} has none"
         )
-    return strength
+    return strength.to("cpu", torch.promote_types(strength.dtype, torch.float32))
 
 
 def summarise(levels: list[Level], target: Grid) -> Stats:
     """Return the statistics of rendering ``levels``."""
-    level_map = torch.zeros_like(levels[0].inside, dtype=torch.uint8)
+    level_map = np.zeros(levels[0].inside.shape, dtype=np.uint8)
     for i, level in enumerate(levels):
         level_map[level.inside] = i
     return Stats(
         levels=tuple(x.scale for x in levels),
         rendered=tuple(x.pixels for x in levels),
         pixels=math.prod(target.size),
-        level_map=level_map,
+        level_map=torch.from_numpy(level_map),
     )
