@@ -235,7 +235,7 @@ class Scene:
         if budget is not None:
             if self.method.tables is None:
                 raise UserError(f"{self.method.name} has no tables for multi-scale rendering")
-            renderer = CMSR(self.method.tables, budget=budget).watched(stats)
+            renderer = CMSR(self.method.tables, budget=budget, dense="never").watched(stats)
         start = time.perf_counter()
         with torch.inference_mode():
             pixels = self.composed([views.render(size, view, renderer) for views in self.views], size, view)

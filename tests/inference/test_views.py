@@ -74,7 +74,9 @@ def test_multi_scale_rendering_of_a_view(view):
     enlargement = model.prepare(lr, (300, 280))
     strength = model.decoder.intensity(enlargement.latent())
     bounds = dict(zip((1, 2, 4), strength.quantile(torch.tensor([0.3, 0.6, 0.8])).tolist(), strict=True))
-    cmsr = CMSR({"format": 1, "estimator": "test", "overlap": True, "tables": {10: [{"bounds": bounds}]}})
+    cmsr = CMSR(
+        {"format": 1, "estimator": "test", "overlap": True, "tables": {10: [{"bounds": bounds}]}}, dense="never"
+    )
     expected, stats = [], []
     whole = enlargement.render(renderer=cmsr.watched(expected))
     made = ready(model, lr).render((300, 280), view, cmsr.watched(stats))
@@ -87,7 +89,7 @@ def test_the_budget_holds_for_the_view():
     model = lmf.load("lm_liif_edsr")
     lr = torch.nn.functional.interpolate(picture(8, 7), (30, 28), mode="bicubic").clamp(-1, 1)
     stats: list[Stats] = []
-    cmsr = CMSR(beside(find("lm_liif_edsr")), budget=0.6)
+    cmsr = CMSR(beside(find("lm_liif_edsr")), budget=0.6, dense="never")
     ready(model, lr).render((240, 224), ((50, 200), (60, 200)), cmsr.watched(stats))
     assert 0 < stats[0].share <= 0.6
     assert stats[0].pixels == 150 * 140

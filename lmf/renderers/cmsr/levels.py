@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from lmf import grid
+from lmf.decoders.base import Decoder, Latent
+from lmf.errors import UserError
 from lmf.grid import Grid, Size
 from lmf.kernels.enlarge import around
 from lmf.kernels.region import Index, Mask, Region
+from lmf.renderers.base import Stats
 from lmf.renderers.cmsr.tables import Table
 
 
@@ -52,7 +55,13 @@ class Level:
     @cached_property
     def pixels(self) -> int:
         """Number of pixels to render."""
-        return self.region.pixels
+        return self.own if self.target is None or self.target == self.grid else self.region.pixels
+
+    @cached_property
+    def own(self) -> int:
+        """Number of pixels inside the latents, without those that only the enlargement reads."""
+        top, left = (np.diff(starts(self.grid, axis, n)) for axis, n in enumerate(self.inside.shape))
+        return int(top @ (self.inside @ left))
 
 
 def region(inside: Mask, at: Grid) -> Region:
@@ -167,3 +176,44 @@ def touched(target: Grid, size: Size, margin: int = 1) -> tuple[tuple[int, int],
         held = owners(target, axis, n)
         spans.append((max(0, int(held[0]) - margin), min(n, int(held[-1]) + 1 + margin)))
     return spans[0], spans[1]
+
+
+def scale_of(target: Grid, size: Size) -> float:
+    """Return the scale of the enlargement of ``size`` to ``target``.
+
+    It is rounded because padding makes the number of cells, and with it the scale, fractional.
+    """
+    return round(max(cells / n for cells, n in zip(target.cells, target.latents(size).cells, strict=True)), 6)
+
+
+def intensity(decoder: Decoder, latent: Latent) -> Tensor:
+    """Return the modulation intensity (B, h, w) of ``latent`` on the CPU, in float32 or float64.
+
+    Raises:
+        UserError: if the latent has none, or holds no image to start from.
+    """
+    strength = decoder.intensity(latent)
+    if strength is None or latent.image is None:
+        raise UserError(
+            f"CMSR needs a decoder with latent modulation, such as LMLIIF; {type(decoder).__name__} has none"
+        )
+    return strength.to("cpu", torch.promote_types(strength.dtype, torch.float32))
+
+
+def summarise(levels: list[Level], target: Grid) -> Stats:
+    """Return the statistics of rendering ``levels``."""
+    level_map = np.zeros(levels[0].inside.shape, dtype=np.uint8)
+    for i, level in enumerate(levels):
+        level_map[level.inside] = i
+    return Stats(
+        levels=tuple(x.scale for x in levels),
+        rendered=tuple(x.pixels for x in levels),
+        pixels=math.prod(target.size),
+        level_map=torch.from_numpy(level_map),
+    )
+
+
+def dense_stats(target: Grid, size: Size, reason: str) -> Stats:
+    """Return the statistics of rendering ``target`` densely from ``size`` (h, w) latents for a ``reason``."""
+    pixels, level_map = math.prod(target.size), torch.zeros(size, dtype=torch.uint8)
+    return Stats((scale_of(target, size),), (pixels,), pixels, level_map, dense=reason)

@@ -2,25 +2,27 @@ import json
 import math
 import warnings
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 
-from lmf import checkpoint
+from lmf import checkpoint, renderers
 from lmf.decoders import LIIF
 from lmf.encoders import EDSR
 from lmf.grid import Grid
 from lmf.kernels import backend
 from lmf.kernels.enlarge import enlarge
 from lmf.model import SRModel
-from lmf.renderers import CMSR, Dense
+from lmf.renderers import Dense
 from lmf.renderers.cmsr.levels import Level, level_grid, touched
 from lmf.renderers.cmsr.probe import Probe
 from lmf.renderers.cmsr.tables import Table, TableError, Tables
 from tests import golden
 
+CMSR = partial(renderers.CMSR, dense="never")
 SHARES = {"lm_lte": {6: 0.9696, 8: 0.5454, 12: 0.2424}}
 
 

@@ -1,0 +1,219 @@
+"""Measures `Costs` on this machine once and keeps them beside the compiled kernels."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmf import kernels
+from lmf.decoders.base import Decoder, KernelInputs, Latent
+from lmf.grid import Grid
+from lmf.io.files import cache_folder, locked, write_text
+from lmf.kernels.build import digest, library
+from lmf.renderers.cmsr.costs import Costs, Work
+from lmf.renderers.cmsr.levels import intensity, levels_of
+from lmf.renderers.cmsr.painter import Painter
+from lmf.renderers.cmsr.probe import Probe
+from lmf.renderers.cmsr.tables import Table
+from lmf.renderers.dense import Dense
+
+log = logging.getLogger(__name__)
+
+SCALE = 8
+LARGE, SMALL = 48, 16  # latents per side
+TABLE = Table({1: 0.1, 1.5: 0.2, 2: 0.4, 3: 0.5, 4: 0.7, 6: 0.9})
+TABLES = [Table({1: math.inf}), Table({4: math.inf}), Table({4: 0.5}), Table({2: 0.3, 4: 0.6}), Table({})]
+ROUNDS, STEADY = 5, 1.1  # least number of runs of each case, and how far apart its fastest two may be
+BUDGET = 1.0  # seconds after which no further round starts
+NAMES = ("call", "level", "coarse", "fine", "enlarged")  # coefficients of rendering in levels
+_LOCK = threading.Lock()
+_KNOWN: dict[str, Costs | None] = {}
+
+
+def measured(painter: Painter, cell: Tensor, overlap: bool) -> Costs | None:
+    """Return the costs of rendering with ``painter`` on this machine, measured on first use.
+
+    They are kept in `lmf.io.files.cache_folder`, in one file for each compiled kernel, shape of the MLP and number of
+    threads. A damaged file, or one of another machine, is measured again.
+
+    Returns:
+        The costs; None if the machine was too busy to measure them, or if no compiled kernel renders all levels at
+        once. Pixels then cost so much that the rest does not count.
+    """
+    inputs = painter.decoder.kernel_inputs(painter.latent, cell)
+    out = cell.new_empty(3, 0, 0)
+    if inputs is None or not kernels.layered(out, inputs.modulation, inputs.weights, inputs.encoding):
+        return None
+    key = identity(inputs, overlap)
+    with _LOCK:
+        if key not in _KNOWN:
+            _KNOWN[key] = load(key, lambda: measure(painter.decoder, painter.latent, overlap))
+        return _KNOWN[key]
+
+
+def identity(inputs: KernelInputs, overlap: bool) -> str:
+    """Describe everything besides the picture that the costs depend on."""
+    (depth, width), features = inputs.weights.bias.shape, inputs.weights.first.shape[1]
+    shape = f"{inputs.encoding} {features}-{width}x{depth} {str(inputs.modulation.dtype).removeprefix('torch.')}"
+    kernel, skip = Path(getattr(library(), "_name", "")).name, "with" if inputs.image is not None else "without"
+    threads = f"{torch.get_num_threads()} threads"
+    return f"{kernel}, torch {torch.__version__}, {threads}, {shape}, {skip} skip, overlap {overlap}, {NAMES}"
+
+
+def load(key: str, measure: Callable[[], tuple[Costs, bool]], folder: Path | None = None) -> Costs | None:
+    """Return the costs in the file for ``key``; if there is none, or it is damaged, measure them and write it.
+
+    Nothing is written, and the result is None, if the machine is too busy to measure. One process measures at a time.
+
+    Args:
+        key: identifies what was measured.
+        measure: measures the costs, and returns whether the machine was idle.
+        folder: the folder of the file; `cache_folder` by default.
+    """
+    folder = folder or cache_folder()
+    path = folder / f"cmsr-{digest(key.encode())}.json"
+    if (found := read(path, key)) is not None:
+        return found
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        if (found := read(path, key)) is not None:
+            return found
+        costs, steady = measure()
+        if not steady:
+            log.info("the machine is too busy to measure the costs of CMSR; the next process tries again")
+            return None
+        try:
+            write_text(path, json.dumps({"key": key, "seconds": asdict(costs)}, indent=1) + "\n")
+        except OSError as error:
+            log.warning(f"{path}: cannot be written, so the costs of CMSR are measured in every process: {error}")
+    return costs
+
+
+def read(path: Path, key: str) -> Costs | None:
+    """Return the costs in ``path`` if it is a whole file for ``key``, else None."""
+    try:
+        content = json.loads(path.read_text())
+        seconds = {field.name: float(content["seconds"][field.name]) for field in fields(Costs)}
+        whole = content["key"] == key and all(0 <= value < math.inf for value in seconds.values())
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return Costs(**seconds) if whole else None
+
+
+@torch.inference_mode()
+def measure(decoder: Decoder, latent: Latent, overlap: bool) -> tuple[Costs, bool]:
+    """Measure the costs in some tenths of a second, and return whether the machine was idle.
+
+    Args:
+        decoder: the decoder.
+        latent: any latent of one image, which is repeated or cut to the sizes that are measured.
+        overlap: see `lmf.renderers.CMSR`.
+    """
+    large, small = (Bench.of(decoder, latent, side, overlap) for side in (LARGE, SMALL))
+    cases = [*((large, table) for table in (TABLE, *TABLES)), *((small, table) for table in (TABLE, TABLES[0]))]
+    works, calls = zip(*((bench.levels(table), partial(bench.levels, table)) for bench, table in cases), strict=True)
+    (short, long, sampling, *seconds), steady = turns([small.dense, large.dense, large.probe, *calls])
+    pixel = max(0.0, (long - short) / (large.pixels - small.pixels))
+    call = max(0.0, short - small.pixels * pixel)
+    costs = Costs(dense_call=call, dense_pixel=pixel, query=sampling / large.probe(), **fit(works, seconds))
+    return costs, steady
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A square picture with smooth modulation intensities to measure on."""
+
+    painter: Painter
+    target: Grid
+    cell: Tensor
+    strength: Tensor
+    overlap: bool
+
+    @classmethod
+    def of(cls, decoder: Decoder, latent: Latent, side: int, overlap: bool) -> Bench:
+        """Return a picture of ``side`` latents per side."""
+        target, latent = Grid.of(SCALE * side, SCALE * side), resized(latent, side)
+        like = next(iter(latent.tensors().values()))
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        cell = decoder.cell(target, (side, side), 1, like.device, dtype)
+        noise = torch.rand(1, 1, side // 4, side // 4, generator=torch.Generator().manual_seed(0))
+        ranks = F.interpolate(noise, (side, side), mode="bilinear").flatten().argsort().argsort()
+        return cls(Painter(decoder, latent, Dense().queries), target, cell, ranks.view(side, side) / side**2, overlap)
+
+    @property
+    def pixels(self) -> int:
+        """Number of output pixels."""
+        return math.prod(self.target.size)
+
+    def dense(self) -> None:
+        """Render all pixels."""
+        self.painter.picture(self.target, self.cell)
+
+    def levels(self, table: Table) -> Work:
+        """Render in levels, with all that belongs to it, and return the work."""
+        intensity(self.painter.decoder, self.painter.latent)
+        levels = levels_of(table, SCALE, self.strength, self.target, self.overlap)
+        work = Work.of(levels, self.target)
+        self.painter.paint_levels(self.cell.new_empty(3, *self.target.size), self.target, self.cell, levels)
+        return work
+
+    def probe(self) -> int:
+        """Sample pixels at the levels of `TABLE` and return their number."""
+        decoder, latent = self.painter.decoder, self.painter.latent
+        return Probe(decoder, latent, self.target, self.cell, self.strength, SCALE, TABLE.bounds).queries
+
+
+def resized(latent: Latent, side: int) -> Latent:
+    """Repeat or cut the maps of ``latent`` to ``side`` x ``side`` latents."""
+    rows, cols = (torch.arange(side) % n for n in latent.size)
+    maps: dict[str, Any] = {
+        name: value[..., rows[:, None], cols] if name == "image" else value[:, rows[:, None], cols]
+        for name, value in latent.tensors().items()
+    }
+    return replace(latent, size=(side, side), **maps)
+
+
+def turns(calls: Sequence[Callable[[], object]]) -> tuple[list[float], bool]:
+    """Time calls, which take turns, so that other load on the machine affects all.
+
+    Returns:
+        The least seconds of each call, and whether each call took nearly as little twice, as on an idle machine.
+    """
+    seconds: list[list[float]] = [[] for _ in calls]
+    start = time.perf_counter()
+    while True:
+        for call, taken in zip(calls, seconds, strict=True):
+            before = time.perf_counter()
+            call()
+            taken.append(time.perf_counter() - before)
+            taken.sort()
+        steady = len(seconds[0]) >= ROUNDS and all(taken[1] <= STEADY * taken[0] for taken in seconds)
+        if steady or time.perf_counter() - start > BUDGET:
+            return [taken[0] for taken in seconds], steady
+
+
+def fit(works: Sequence[Work], seconds: Sequence[float]) -> dict[str, float]:
+    """Fit the costs of rendering in levels, none of them negative, with the least relative error."""
+    rows = np.array([[1, work.levels, work.coarse, work.fine, work.enlarged] for work in works])
+    rows = rows / np.array(seconds)[:, None]
+    kept = list(range(len(NAMES)))
+    while True:
+        found = np.linalg.lstsq(rows[:, kept], np.ones(len(rows)), rcond=None)[0]
+        if (found >= 0).all():
+            return dict.fromkeys(NAMES, 0.0) | {NAMES[i]: float(x) for i, x in zip(kept, found, strict=True)}
+        kept = [i for i, x in zip(kept, found, strict=True) if x >= 0]
