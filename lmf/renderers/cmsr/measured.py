@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 import threading
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -22,8 +18,8 @@ from torch import Tensor
 from lmf import kernels
 from lmf.decoders.base import Decoder, KernelInputs, Latent
 from lmf.grid import Grid
-from lmf.io.files import cache_folder, locked, write_text
-from lmf.kernels.build import digest, library
+from lmf.kernels.build import library
+from lmf.kernels.measurements import kept, turns
 from lmf.renderers.cmsr.costs import Costs, Work
 from lmf.renderers.cmsr.levels import intensity, levels_of
 from lmf.renderers.cmsr.painter import Painter
@@ -31,15 +27,12 @@ from lmf.renderers.cmsr.probe import Probe
 from lmf.renderers.cmsr.tables import Table
 from lmf.renderers.dense import Dense
 
-log = logging.getLogger(__name__)
-
 SCALE = 8
 LARGE, SMALL = 48, 16  # latents per side
 TABLE = Table({1: 0.1, 1.5: 0.2, 2: 0.4, 3: 0.5, 4: 0.7, 6: 0.9})
 TABLES = [Table({1: math.inf}), Table({4: math.inf}), Table({4: 0.5}), Table({2: 0.3, 4: 0.6}), Table({})]
-ROUNDS, STEADY = 5, 1.1  # least number of runs of each case, and how far apart its fastest two may be
-BUDGET = 1.0  # seconds after which no further round starts
 NAMES = ("call", "level", "coarse", "fine", "enlarged")  # coefficients of rendering in levels
+FIGURES = [field.name for field in fields(Costs)]
 _LOCK = threading.Lock()
 _KNOWN: dict[str, Costs | None] = {}
 
@@ -61,7 +54,8 @@ def measured(painter: Painter, cell: Tensor, overlap: bool) -> Costs | None:
     key = identity(inputs, overlap)
     with _LOCK:
         if key not in _KNOWN:
-            _KNOWN[key] = load(key, lambda: measure(painter.decoder, painter.latent, overlap))
+            figures = kept("cmsr", key, FIGURES, lambda: measure(painter.decoder, painter.latent, overlap))
+            _KNOWN[key] = None if figures is None else Costs(**figures)
         return _KNOWN[key]
 
 
@@ -74,55 +68,17 @@ def identity(inputs: KernelInputs, overlap: bool) -> str:
     return f"{kernel}, torch {torch.__version__}, {threads}, {shape}, {skip} skip, overlap {overlap}, {NAMES}"
 
 
-def load(key: str, measure: Callable[[], tuple[Costs, bool]], folder: Path | None = None) -> Costs | None:
-    """Return the costs in the file for ``key``; if there is none, or it is damaged, measure them and write it.
-
-    Nothing is written, and the result is None, if the machine is too busy to measure. One process measures at a time.
-
-    Args:
-        key: identifies what was measured.
-        measure: measures the costs, and returns whether the machine was idle.
-        folder: the folder of the file; `cache_folder` by default.
-    """
-    folder = folder or cache_folder()
-    path = folder / f"cmsr-{digest(key.encode())}.json"
-    if (found := read(path, key)) is not None:
-        return found
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
-        if (found := read(path, key)) is not None:
-            return found
-        costs, steady = measure()
-        if not steady:
-            log.info("the machine is too busy to measure the costs of CMSR; the next process tries again")
-            return None
-        try:
-            write_text(path, json.dumps({"key": key, "seconds": asdict(costs)}, indent=1) + "\n")
-        except OSError as error:
-            log.warning(f"{path}: cannot be written, so the costs of CMSR are measured in every process: {error}")
-    return costs
-
-
-def read(path: Path, key: str) -> Costs | None:
-    """Return the costs in ``path`` if it is a whole file for ``key``, else None."""
-    try:
-        content = json.loads(path.read_text())
-        seconds = {field.name: float(content["seconds"][field.name]) for field in fields(Costs)}
-        whole = content["key"] == key and all(0 <= value < math.inf for value in seconds.values())
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    return Costs(**seconds) if whole else None
-
-
 @torch.inference_mode()
-def measure(decoder: Decoder, latent: Latent, overlap: bool) -> tuple[Costs, bool]:
-    """Measure the costs in some tenths of a second, and return whether the machine was idle.
+def measure(decoder: Decoder, latent: Latent, overlap: bool) -> dict[str, float] | None:
+    """Measure the costs in some tenths of a second, and return the attributes of `Costs`.
 
     Args:
         decoder: the decoder.
         latent: any latent of one image, which is repeated or cut to the sizes that are measured.
         overlap: see `lmf.renderers.CMSR`.
+
+    Returns:
+        None if other load on the machine spoils them.
     """
     large, small = (Bench.of(decoder, latent, side, overlap) for side in (LARGE, SMALL))
     cases = [*((large, table) for table in (TABLE, *TABLES)), *((small, table) for table in (TABLE, TABLES[0]))]
@@ -131,7 +87,7 @@ def measure(decoder: Decoder, latent: Latent, overlap: bool) -> tuple[Costs, boo
     pixel = max(0.0, (long - short) / (large.pixels - small.pixels))
     call = max(0.0, short - small.pixels * pixel)
     costs = Costs(dense_call=call, dense_pixel=pixel, query=sampling / large.probe(), **fit(works, seconds))
-    return costs, steady
+    return asdict(costs) if steady else None
 
 
 @dataclass(frozen=True)
@@ -186,25 +142,6 @@ def resized(latent: Latent, side: int) -> Latent:
         for name, value in latent.tensors().items()
     }
     return replace(latent, size=(side, side), **maps)
-
-
-def turns(calls: Sequence[Callable[[], object]]) -> tuple[list[float], bool]:
-    """Time calls, which take turns, so that other load on the machine affects all.
-
-    Returns:
-        The least seconds of each call, and whether each call took nearly as little twice, as on an idle machine.
-    """
-    seconds: list[list[float]] = [[] for _ in calls]
-    start = time.perf_counter()
-    while True:
-        for call, taken in zip(calls, seconds, strict=True):
-            before = time.perf_counter()
-            call()
-            taken.append(time.perf_counter() - before)
-            taken.sort()
-        steady = len(seconds[0]) >= ROUNDS and all(taken[1] <= STEADY * taken[0] for taken in seconds)
-        if steady or time.perf_counter() - start > BUDGET:
-            return [taken[0] for taken in seconds], steady
 
 
 def fit(works: Sequence[Work], seconds: Sequence[float]) -> dict[str, float]:
