@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from torch import Tensor
+
 from lmf.grid import Grid
-from lmf.renderers.cmsr.levels import Level
+from lmf.renderers.cmsr.tables import Table
 
 DENSE_SHARE = 0.85  # above this share of rendered pixels, dense rendering is about as fast
 GAIN = 0.95  # levels pay if they take less than this share of the time, since the expected times err by some percent
@@ -17,12 +19,12 @@ SMALLEST = 65536  # output pixels; below this, sampling them costs about as much
 
 @dataclass(frozen=True)
 class Work:
-    """The work of rendering one picture in levels.
+    """An estimate of the work of rendering one picture in levels.
 
     Attributes:
         pixels: number of output pixels.
         levels: number of levels.
-        coarse: number of pixels rendered at the grids of coarser levels.
+        coarse: number of pixels rendered at the grids of coarser levels, without those that only overlap needs.
         fine: number of output pixels rendered.
         enlarged: number of pixels enlarged from a coarser level.
         queries: number of pixels sampled to choose a table.
@@ -30,32 +32,29 @@ class Work:
 
     pixels: int
     levels: int
-    coarse: int
-    fine: int
-    enlarged: int
+    coarse: float
+    fine: float
+    enlarged: float
     queries: int = 0
 
     @classmethod
-    def of(cls, levels: Iterable[Level], target: Grid, queries: int = 0, exact: bool = True) -> Work:
-        """Count the work of rendering ``levels``.
+    def of(cls, table: Table, scale: float, strength: Tensor, target: Grid, overlap: bool, queries: int = 0) -> Work:
+        """Estimate the work of rendering with ``table`` from the distribution of intensities, in little time.
 
         Args:
-            levels: the levels.
-            target: the output pixels.
+            table, scale, strength, target, overlap: see `lmf.renderers.cmsr.levels.levels_of`.
             queries: see `Work`.
-            exact: whether to count the pixels that only the enlargement of a level reads. They take longer to count.
         """
-        pixels, counts = math.prod(target.size), list[int]()
-        coarse = fine = enlarged = 0
-        for level in levels:
-            counts.append(level.pixels if exact else level.own)
-            if level.grid == target:
-                fine += counts[-1]
-            else:
-                coarse += counts[-1]
-            if level.target is None:  # each level is enlarged to the next one as a whole
-                enlarged += math.prod(level.grid.size)
-        return cls(pixels, len(counts), coarse, fine, enlarged or pixels - fine, queries)
+        levels, _, highs = zip(*table.intervals(scale), strict=True)
+        found = np.searchsorted(np.array(highs[:-1], dtype=np.float32), strength.numpy().ravel())
+        shares = np.bincount(found, minlength=len(levels)) / found.size
+        pixels = math.prod(target.size)
+        rendered = shares * pixels * [(level / scale) ** 2 for level in levels]
+        fine = float(rendered[-1]) if levels[-1] == scale else 0.0
+        # Without overlap, each level is enlarged to the next one as a whole.
+        whole = pixels * sum((level / scale) ** 2 for level, share in zip(levels, shares, strict=True) if share)
+        enlarged = pixels - fine if overlap else whole
+        return cls(pixels, int((shares > 0).sum()), float(rendered.sum()) - fine, fine, enlarged, queries)
 
 
 class Advisor(Protocol):
@@ -101,7 +100,7 @@ class Costs:
     enlarged: float
     query: float
 
-    def dense_seconds(self, pixels: int) -> float:
+    def dense_seconds(self, pixels: float) -> float:
         """Return the expected seconds of rendering ``pixels`` output pixels densely."""
         return self.dense_call + self.dense_pixel * pixels
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmf import kernels
-from lmf.decoders.base import Decoder, KernelInputs, Latent
+from lmf.decoders.base import Decoder, Latent
 from lmf.grid import Grid
 from lmf.kernels.build import library
 from lmf.kernels.measurements import kept, turns
@@ -34,7 +34,7 @@ TABLES = [Table({1: math.inf}), Table({4: math.inf}), Table({4: 0.5}), Table({2:
 NAMES = ("call", "level", "coarse", "fine", "enlarged")  # coefficients of rendering in levels
 FIGURES = [field.name for field in fields(Costs)]
 _LOCK = threading.Lock()
-_KNOWN: dict[str, Costs | None] = {}
+_KNOWN: dict[Hashable, Costs | None] = {}
 
 
 def measured(painter: Painter, cell: Tensor, overlap: bool) -> Costs | None:
@@ -51,21 +51,14 @@ def measured(painter: Painter, cell: Tensor, overlap: bool) -> Costs | None:
     out = cell.new_empty(3, 0, 0)
     if inputs is None or not kernels.layered(out, inputs.modulation, inputs.weights, inputs.encoding):
         return None
-    key = identity(inputs, overlap)
+    shape = inputs.encoding, *inputs.weights.bias.shape, *inputs.weights.first.shape, inputs.modulation.dtype
+    case = *shape, inputs.image is not None, overlap, torch.get_num_threads()
     with _LOCK:
-        if key not in _KNOWN:
+        if case not in _KNOWN:
+            key = f"{Path(getattr(library(), '_name', '')).name}, torch {torch.__version__}, {case}"
             figures = kept("cmsr", key, FIGURES, lambda: measure(painter.decoder, painter.latent, overlap))
-            _KNOWN[key] = None if figures is None else Costs(**figures)
-        return _KNOWN[key]
-
-
-def identity(inputs: KernelInputs, overlap: bool) -> str:
-    """Describe everything besides the picture that the costs depend on."""
-    (depth, width), features = inputs.weights.bias.shape, inputs.weights.first.shape[1]
-    shape = f"{inputs.encoding} {features}-{width}x{depth} {str(inputs.modulation.dtype).removeprefix('torch.')}"
-    kernel, skip = Path(getattr(library(), "_name", "")).name, "with" if inputs.image is not None else "without"
-    threads = f"{torch.get_num_threads()} threads"
-    return f"{kernel}, torch {torch.__version__}, {threads}, {shape}, {skip} skip, overlap {overlap}, {NAMES}"
+            _KNOWN[case] = None if figures is None else Costs(**figures)
+        return _KNOWN[case]
 
 
 @torch.inference_mode()
@@ -123,8 +116,8 @@ class Bench:
     def levels(self, table: Table) -> Work:
         """Render in levels, with all that belongs to it, and return the work."""
         intensity(self.painter.decoder, self.painter.latent)
+        work = Work.of(table, SCALE, self.strength, self.target, self.overlap)
         levels = levels_of(table, SCALE, self.strength, self.target, self.overlap)
-        work = Work.of(levels, self.target)
         self.painter.paint_levels(self.cell.new_empty(3, *self.target.size), self.target, self.cell, levels)
         return work
 

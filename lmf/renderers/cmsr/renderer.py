@@ -10,7 +10,7 @@ import logging
 import math
 import warnings
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -176,29 +176,35 @@ class CMSR(Renderer):
         size, probe = painter.latent.size, None
         if not self.coarsens(target, size):
             return f"the scale is at most {self.above:g}", None
-        advisor = self.advisor(painter, target, cell)
-        # What is certain before the intensities are known, then before anything is sampled or counted exactly.
+        advisor = self.advisor(painter, cell)
+        # What is certain before the intensities are known.
         least = Work(math.prod(target.size), levels=1, coarse=math.prod(size), fine=0, enlarged=math.prod(target.size))
         if reason := advisor.dense(least):
             return reason, None
-        strength = intensity(painter.decoder, painter.latent)[0]
+        strength, scale = intensity(painter.decoder, painter.latent)[0], scale_of(target, size)
+        work = partial(Work.of, scale=scale, strength=strength, target=target, overlap=self.overlap)
         if self.max_mse is None:
-            levels = self.plan(strength, target)
-        else:
-            scale = scale_of(target, size)
-            tables = [Table({}), *self.tables.at(scale)]
-            coarser = {level for table in tables for level in table.bounds if 1 <= level < scale}
-            levels = levels_of(self.likely.at(scale)[0], scale, strength, target, True)
-            queries = Probe.samples(target) * (1 + 4 * len(coarser))
-            if reason := advisor.dense(Work.of(levels, target, queries, exact=False)):
-                return reason, None
-            probe = Probe(painter.decoder, painter.latent, target, cell, strength, scale, coarser)
-            table = next(table for table in reversed(tables) if probe.keeps(probe.expected(table), self.max_mse))
-            levels = levels_of(table, scale, strength, target, True)
-        reason = advisor.dense(Work.of(levels, target, exact=False)) or advisor.dense(Work.of(levels, target))
-        return reason or levels, probe
+            reason = advisor.dense(self.within_budget(self.tables.at(scale), work))
+            return reason or self.plan(strength, target), None
+        tables = [Table({}), *self.tables.at(scale)]
+        coarser = {level for table in tables for level in table.bounds if 1 <= level < scale}
+        queries = Probe.samples(target) * (1 + 4 * len(coarser))
+        if reason := advisor.dense(work(self.likely.at(scale)[0], queries=queries)):
+            return reason, None
+        probe = Probe(painter.decoder, painter.latent, target, cell, strength, scale, coarser)
+        table = next(table for table in reversed(tables) if probe.keeps(probe.expected(table), self.max_mse))
+        return advisor.dense(work(table)) or levels_of(table, scale, strength, target, True), probe
 
-    def advisor(self, painter: Painter, target: Grid, cell: Tensor) -> Advisor:
+    def within_budget(self, tables: Sequence[Table], work: Callable[[Table], Work]) -> Work:
+        """Return the estimated work with the table that keeps the budget."""
+
+        def keeps(table: Table) -> bool:
+            needed = work(table)
+            return needed.coarse + needed.fine <= (self.budget or math.inf) * needed.pixels
+
+        return work(tables[bisect_left(tables, True, hi=len(tables) - 1, key=keeps)])
+
+    def advisor(self, painter: Painter, cell: Tensor) -> Advisor:
         """Return what decides whether a picture is rendered densely."""
         if isinstance(self.dense, Costs):
             return self.dense

@@ -8,7 +8,7 @@ from lmf.errors import UserError
 from lmf.grid import Grid
 from lmf.renderers import CMSR, Dense
 from lmf.renderers.cmsr.costs import Costs, Share, Work
-from lmf.renderers.cmsr.levels import intensity, levels_of
+from lmf.renderers.cmsr.levels import intensity
 from lmf.renderers.cmsr.tables import Table, Tables
 from tests.renderers.cmsr.test_renderer import picture, quantiles, render, tiny
 
@@ -46,17 +46,18 @@ def test_work_is_what_is_rendered(case, overlap):
     with torch.inference_mode():
         strength = intensity(model.decoder, model.prepare(lr, SIZE).latent())[0]
     (table,), target = tables.tables[8], Grid.of(*SIZE)
-    _, (stats,) = render(model, lr, SIZE, CMSR(tables, overlap=overlap, dense="never").render)
-    work = Work.of(levels_of(table, 8, strength, target, overlap), target)
+    _, (stats,) = render(model, lr, SIZE, CMSR(tables, overlap=False, dense="never").render)
+    work = Work.of(table, 8, strength, target, overlap)
     assert work.levels == len(stats.levels) == 3
-    assert (work.coarse, work.fine) == (sum(stats.rendered[:2]), stats.rendered[2])
+    assert work.coarse == pytest.approx(sum(stats.rendered[:2]))
+    assert work.fine == pytest.approx(stats.rendered[2])
     assert work.pixels == stats.pixels
-    shown = 64 * int((stats.level_map < 2).sum())
-    assert work.enlarged == (shown if overlap else 12 * 10 + 36 * 30 + 96 * 80)
-    rough = Work.of(levels_of(table, 8, strength, target, overlap), target, exact=False)
-    own = [int((stats.level_map == i).sum()) * level**2 for i, level in enumerate((1, 3))]
-    assert rough.coarse == sum(own)
-    assert rough.fine == work.fine
+    coarse = 64 * int((stats.level_map < 2).sum())
+    assert work.enlarged == pytest.approx(coarse if overlap else 12 * 10 + 36 * 30 + 96 * 80)
+    all_coarse = Work.of(Table({2: math.inf}), 8, strength, target, overlap)
+    assert (all_coarse.levels, all_coarse.coarse, all_coarse.fine) == (1, 24 * 20, 0)
+    nothing_coarse = Work.of(Table({}), 8, math.nan * strength, target, overlap)
+    assert (nothing_coarse.levels, nothing_coarse.coarse, nothing_coarse.fine) == (1, 0, 96 * 80)
 
 
 @pytest.mark.parametrize("overlap", [False, True])
