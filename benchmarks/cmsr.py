@@ -41,7 +41,7 @@ def crops(paths: Iterable[Path], side: int) -> Iterator[Tensor]:
 def fastest(calls: list[Callable[[], object]]) -> list[float]:
     """Return the least seconds of each call; they take turns."""
     least, start = [math.inf] * len(calls), time.perf_counter()
-    while time.perf_counter() - start < SECONDS:
+    while math.inf in least or time.perf_counter() - start < SECONDS:
         for i, call in enumerate(calls):
             before = time.perf_counter()
             call()
