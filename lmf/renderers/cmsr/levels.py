@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +18,6 @@ from lmf.kernels.enlarge import around
 from lmf.kernels.region import Index, Mask, Region
 from lmf.renderers.base import Stats
 from lmf.renderers.cmsr.tables import Table
-
-SAMPLE = 340  # latents, at most, by which the share of each level is estimated
 
 
 @dataclass(frozen=True)
@@ -201,19 +198,6 @@ def intensity(decoder: Decoder, latent: Latent) -> Tensor:
             f"CMSR needs a decoder with latent modulation, such as LMLIIF; {type(decoder).__name__} has none"
         )
     return strength.to("cpu", torch.promote_types(strength.dtype, torch.float32))
-
-
-def thinned(latent: Latent) -> Latent:
-    """Return every n-th latent along both axes, some hundreds in all, from which to estimate shares of levels.
-
-    So few intensities do not wake PyTorch's other threads, which would then compete with those of the kernels.
-    """
-    step = math.ceil(math.sqrt(math.prod(latent.size) / SAMPLE))
-    maps: dict[str, Any] = {
-        name: value[..., ::step, ::step] if name == "image" else value[:, ::step, ::step]
-        for name, value in latent.tensors().items()
-    }
-    return replace(latent, size=(-(-latent.size[0] // step), -(-latent.size[1] // step)), **maps)
 
 
 def summarise(levels: list[Level], target: Grid) -> Stats:

@@ -24,7 +24,7 @@ from lmf.errors import UserError
 from lmf.grid import Grid, Size
 from lmf.renderers.base import Renderer, Stats
 from lmf.renderers.cmsr.costs import Advisor, Costs, Share, Work
-from lmf.renderers.cmsr.levels import Level, dense_stats, intensity, levels_of, scale_of, thinned
+from lmf.renderers.cmsr.levels import Level, dense_stats, intensity, levels_of, scale_of
 from lmf.renderers.cmsr.measured import measured
 from lmf.renderers.cmsr.painter import Painter
 from lmf.renderers.cmsr.probe import Probe
@@ -177,21 +177,20 @@ class CMSR(Renderer):
         if not self.coarsens(target, size):
             return f"the scale is at most {self.above:g}", None
         advisor = self.advisor(painter, cell)
-        # What is certain before any intensities are known.
+        # What is certain before the intensities are known.
         least = Work(math.prod(target.size), levels=1, coarse=math.prod(size), fine=0, enlarged=math.prod(target.size))
         if reason := advisor.dense(least):
             return reason, None
-        some, scale = intensity(painter.decoder, thinned(painter.latent))[0], scale_of(target, size)
-        work = partial(Work.of, scale=scale, strength=some, target=target, overlap=self.overlap)
+        strength, scale = intensity(painter.decoder, painter.latent)[0], scale_of(target, size)
+        work = partial(Work.of, scale=scale, strength=strength, target=target, overlap=self.overlap)
         if self.max_mse is None:
             reason = advisor.dense(self.within_budget(self.tables.at(scale), work))
-            return reason or self.plan(intensity(painter.decoder, painter.latent)[0], target), None
+            return reason or self.plan(strength, target), None
         tables = [Table({}), *self.tables.at(scale)]
         coarser = {level for table in tables for level in table.bounds if 1 <= level < scale}
         queries = Probe.samples(target) * (1 + 4 * len(coarser))
         if reason := advisor.dense(work(self.likely.at(scale)[0], queries=queries)):
             return reason, None
-        strength = intensity(painter.decoder, painter.latent)[0]
         probe = Probe(painter.decoder, painter.latent, target, cell, strength, scale, coarser)
         table = next(table for table in reversed(tables) if probe.keeps(probe.expected(table), self.max_mse))
         return advisor.dense(work(table)) or levels_of(table, scale, strength, target, True), probe

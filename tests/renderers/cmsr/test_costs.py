@@ -8,7 +8,7 @@ from lmf.errors import UserError
 from lmf.grid import Grid
 from lmf.renderers import CMSR, Dense
 from lmf.renderers.cmsr.costs import Costs, Share, Work
-from lmf.renderers.cmsr.levels import intensity, thinned
+from lmf.renderers.cmsr.levels import intensity
 from lmf.renderers.cmsr.tables import Table, Tables
 from tests.renderers.cmsr.test_renderer import picture, quantiles, render, tiny
 
@@ -90,19 +90,6 @@ def test_a_picture_that_cannot_gain_costs_nothing(case, monkeypatch):
     out, (stats,) = render(model, lr, (40, 48), CMSR(tables, dense="never").render)
     assert torch.equal(out, render(model, lr, (40, 48), Dense()))
     assert stats.dense == "the scale is at most 4"
-
-
-@pytest.mark.parametrize("size", [(1, 1), (3, 200), (12, 10), (18, 19), (40, 33), (300, 7)])
-def test_the_decision_reads_some_hundred_latents_of_the_whole_picture(size):
-    model, lr = tiny(skip="bilinear"), picture(1, 3, *size)
-    with torch.inference_mode():
-        latent = model.prepare(lr, size).latent()
-    some, everything = thinned(latent), intensity(model.decoder, latent)[0]
-    strength = intensity(model.decoder, some)[0]
-    assert (strength.shape, some.image.shape[2:]) == (some.size, some.size)
-    assert min(60, math.prod(size)) <= strength.numel() <= 400
-    step = math.ceil(size[0] / some.size[0])
-    assert torch.equal(strength, everything[::step, ::step])
 
 
 def test_sampling_counts(case):
