@@ -26,7 +26,7 @@ from lmf.checkpoint.pickles import CheckpointError, check_finite, is_safetensors
 from lmf.checkpoint.translate import check_names, without_wrappers
 from lmf.decoders.base import Decoder
 from lmf.encoders.base import Encoder
-from lmf.errors import UserError, one_line
+from lmf.errors import UserError, did_you_mean, one_line
 from lmf.io.files import write_bytes
 from lmf.model import SRModel
 from lmf.weights import bundled
@@ -225,7 +225,8 @@ def find(source: str | os.PathLike[str]) -> Path:
                 return candidate
         raise CheckpointError(f"{path}: a folder without {' or '.join(str(c.relative_to(path)) for c in candidates)}")
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; give {SOURCES}")
+        similar = did_you_mean(str(source), bundled())
+        raise CheckpointError(f"{path}: no such checkpoint; give {SOURCES}{similar}")
     return path
 
 
