@@ -53,6 +53,16 @@ def test_a_view_is_a_part_of_the_whole(decoder, scale, window, monkeypatch):
         assert (views.render(size, view, Dense()) - expected).abs().max() < 3e-5
 
 
+@pytest.mark.parametrize("decoder", ["srno", "lm_lte", "lm_lte_heat"])
+def test_scales_that_share_a_clipped_cell_do_not_share_pictures(decoder):
+    """Above x4 all scales have the cell of x4. SRNO's latents still belong to one size, those with decay to a scale."""
+    model, lr = build(decoder), picture(13, 11)
+    views = ready(model, lr)
+    for size in ((65, 55), (78, 66), (65, 55)):
+        view = ((0, size[0]), (0, size[1]))
+        assert (views.render(size, view, Dense()) - model.render(lr, size)).abs().max() < 3e-5
+
+
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_any_encoder(encoder):
     model, lr, size = build(encoder=encoder), picture(21, 18), (70, 61)
