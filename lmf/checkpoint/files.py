@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lmf.checkpoint import foreign, published
 from lmf.checkpoint.pickles import CheckpointError, check_finite, is_safetensors, kind_of, unpickle
@@ -55,11 +56,26 @@ def load(source: str | os.PathLike[str], *, trust: Sequence[str] = (), device: s
     config, state = _read(path)
     check_finite(state, path)
     try:
-        model = build(config, trust=trust)
+        with WithoutRandomWeights():
+            model = build(config, trust=trust)
         model.load_state_dict(state)
     except (ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{path}: {one_line(error)}") from error
     return model.eval().to(device)
+
+
+class WithoutRandomWeights(TorchFunctionMode):
+    """Leaves tensors unchanged that would be filled with random numbers, because weights from a file replace them."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _RANDOM:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+_RANDOM = (Tensor.uniform_, Tensor.normal_, nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_)
 
 
 def save(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tifffile
 from PIL import Image as PIL
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -41,6 +40,8 @@ def write(path: Path, pages: Iterable[Page], size: int) -> None:
     """Write ``pages`` of ``size`` bytes before compression, as BigTIFF above 4 GiB."""
     large = size > _CLASSIC
     directories: list[dict[int, ImageFileDirectory_v2]] = []
+    import tifffile  # takes long, and most pictures are not TIFF
+
     with tifffile.TiffWriter(path, byteorder="<", bigtiff=large) as tiff:
         for page in pages:
             directories.append(_directories(page.metadata, large))
