@@ -21,7 +21,7 @@ from lmf.inference import reading, tiling
 from lmf.inference.planning import check_request, plan
 from lmf.inference.progress import Progress
 from lmf.io.colour import from_network, to_network
-from lmf.memory import process_peak
+from lmf.memory import available, process_peak
 from lmf.model import SRModel, evaluating, target_size
 from lmf.renderers import Renderer, Stats
 
@@ -180,9 +180,24 @@ def enlarged_pages(
     for picture in pictures:
         array, old = picture.pixels, (picture.pixels.shape[0], picture.pixels.shape[1])
         new = target_size(old, scale, size)
+        check_memory(destination, new)
         destination.parent.mkdir(parents=True, exist_ok=True)
         bands = enlarged(model, array, new, **options)
         yield io.Page(bands, (*new, *array.shape[2:]), array.dtype, picture.metadata.enlarged(old, new))
+
+
+def check_memory(destination: Path, size: Size) -> None:
+    """Check that the memory suffices to write a picture of ``size`` (H, W), if its format needs all of it at once.
+
+    Raises:
+        ImageError: if not.
+    """
+    wanted, free = io.memory_to_write(destination, size), available()
+    if free is not None and wanted > free:
+        raise io.ImageError(
+            f"cannot write {destination}: {destination.suffix[1:]} is compressed as a whole, {size[1]} x {size[0]} "
+            f"pixels need {wanted / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; write .png, .tif or .jpg"
+        )
 
 
 def enlarged(
