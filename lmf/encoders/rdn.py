@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lmf.encoders.base import Encoder
+from lmf.encoders.stages import IMAGE, Stage
 
 
 class RDN(Encoder):
@@ -38,6 +39,17 @@ class RDN(Encoder):
             outputs.append(x)
         fused: Tensor = self.fusion(torch.cat(outputs, dim=1))
         return fused + shallow
+
+    def stages(self) -> list[Stage]:
+        """See `Encoder.stages`."""
+        blocks = [Stage(block, len(block.convs), (i + 1,)) for i, block in enumerate(self.blocks)]
+        outputs = range(2, 2 + len(blocks))
+        return [
+            Stage(self.shallow1, 1, (IMAGE,)),
+            Stage(self.shallow2, 1, (0,)),
+            *blocks,
+            Stage(lambda shallow, *x: self.fusion(torch.cat(x, dim=1)) + shallow, 1, (0, *outputs)),
+        ]
 
 
 class ResidualDenseBlock(nn.Module):
