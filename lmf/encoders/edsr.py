@@ -36,9 +36,10 @@ class EDSR(Encoder):
 
     def stages(self) -> list[Stage]:
         """See `Encoder.stages`."""
-        last = len(self.blocks)
-        blocks = [Stage(block, 2, (i,)) for i, block in enumerate(self.blocks)]
-        return [Stage(self.head, 1, (IMAGE,)), *blocks, Stage(lambda x, head: self.tail(x).add_(head), 1, (last, 0))]
+        c, last = self.out_channels, len(self.blocks)
+        blocks = [Stage(block, 2, (i,), c, 3 * c) for i, block in enumerate(self.blocks)]
+        tail = Stage(lambda x, head: self.tail(x).add_(head), 1, (last, 0), c, c)
+        return [Stage(self.head, 1, (IMAGE,), c, c), *blocks, tail]
 
     def grow_from(self, smaller: Encoder) -> bool:
         """See `Encoder.grow_from`. The additional blocks come last and start as identities."""

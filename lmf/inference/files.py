@@ -182,8 +182,18 @@ def enlarged_pages(
         new = target_size(old, scale, size)
         check_memory(destination, new)
         destination.parent.mkdir(parents=True, exist_ok=True)
+        if text := work(tiling.encoding(model, old, options["tile"])):
+            log.info(f"{destination.name}: {text}")
         bands = enlarged(model, array, new, **options)
         yield io.Page(bands, (*new, *array.shape[2:]), array.dtype, picture.metadata.enlarged(old, new))
+
+
+def work(encoding: tiling.Encoding) -> str:
+    """Return how the encoder works on a picture that it cannot encode at once; an empty text if it can."""
+    if encoding.lines:
+        memory = f", its maps take about {(encoding.memory or 0) / 2**30:.2f} GiB"
+        return f"encoded in strips of {encoding.lines} lines, {encoding.waste:.1%} of this work is repeated{memory}"
+    return f"encoded in tiles, {encoding.waste:.0%} of this work is repeated" if encoding.waste else ""
 
 
 def check_memory(destination: Path, size: Size) -> None:

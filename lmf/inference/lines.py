@@ -135,6 +135,29 @@ def waste(stages: Sequence[Stage], total: int, step: int) -> float:
     return computed / (total * len(stages)) - 1
 
 
+def channels_held(stages: Sequence[Stage], total: int, step: int) -> int:
+    """Return the largest number of channels, summed over lines, that are in memory at once.
+
+    Times the pixels of a line and the bytes of a number, this is about the memory of the maps.
+    """
+    done, kept, most = [0] * len(stages), [0] * len(stages), 0  # lines before `kept` are dropped
+    for strip in schedule(stages, total, step):
+        for number, first, last in strip:
+            stage = stages[number]
+            top, bottom = within(first - stage.reach, last + stage.reach, total)
+            done[number] = last
+            for source in stage.inputs:
+                users = [user for user, other in enumerate(stages) if source in other.inputs]
+                if source != IMAGE:
+                    kept[source] = max(kept[source], min(done[user] - stages[user].reach for user in users))
+            copied = sum(3 if source == IMAGE else stages[source].width for source in stage.inputs)
+            held = sum((end - start) * s.width for start, end, s in zip(kept, done, stages, strict=True))
+            held += (bottom - top) * (copied + stage.temporaries) - (last - first) * stage.width
+            most = max(most, held)
+        kept[-1] = done[-1]  # read
+    return most
+
+
 def within(start: int, stop: int, total: int) -> tuple[int, int]:
     """Return the part of ``start .. stop`` in ``0 .. total``."""
     return max(0, start), min(total, stop)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise, product
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from lmf.errors import UserError
 from lmf.grid import Size
-from lmf.inference.lines import Lines
+from lmf.inference.lines import Lines, channels_held, waste
 from lmf.io import ORIENTATIONS
 from lmf.model import Enlargement, SRModel
 from lmf.renderers import Renderer
@@ -169,6 +170,35 @@ def strip_lines(model: SRModel, size: Size, tile: int) -> int:
     """
     lines = max(1, tile // 8, tile * tile // size[1])
     return lines if lines < size[0] and model.encoder.stages() else 0
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How the encoder works on a picture.
+
+    Attributes:
+        lines: lines of a strip, 0 if it does not work strip by strip.
+        waste: share of its work that is repeated.
+        memory: about the bytes of its maps at once; None if it works in tiles or at once, for which no bound is known.
+    """
+
+    lines: int
+    waste: float
+    memory: int | None
+
+
+def encoding(model: SRModel, size: Size, tile: int = TILE) -> Encoding:
+    """Return how the encoder works on a picture of ``size`` (h, w); see `bands` for ``tile``."""
+    (h, w), encoder = size, model.encoder
+    stages, step = encoder.stages(), strip_lines(model, size, tile)
+    if stages:
+        held = channels_held(stages, h, step or h)
+        return Encoding(step, waste(stages, h, step or h), 4 * w * held)
+    if encoder.receptive_field is None:
+        return Encoding(0, 0.0, None)
+    sides = [[widened(model, span, n) for span in cut(0, n, tile)] for n in size]
+    seen = math.prod(sum(stop - start for start, stop in spans) for spans in sides)
+    return Encoding(0, seen / (h * w) - 1, None)
 
 
 def features(model: SRModel, image: Tensor, axis: int, span: Span, tile: int) -> Tensor:

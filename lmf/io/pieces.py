@@ -13,7 +13,8 @@ import numpy as np
 BYTES = 1 << 20  # of a piece, at most, unless a row is longer
 WAITING = 48  # pieces in memory: more than a band holds, so that the computation need not wait
 
-Piece, Result = TypeVar("Piece"), TypeVar("Result")
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
 
 
 def mapped(function: Callable[[Piece], Result], pieces: Iterable[Piece]) -> Iterator[Result]:

@@ -143,25 +143,34 @@ def render_grid(
     return rgb
 
 
-@torch.library.register_fake("lmf::render")
-def _(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any) -> Tensor:
+def _render_shape(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any) -> Tensor:
     checked_mlp(modulation, code, extra, mlp)
     check_points(modulation, coord)
     return modulation.new_empty(*coord.shape[:2], 3)
 
 
-@torch.library.register_fake("lmf::render_backward")
-def _(grad: Tensor, modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any) -> tuple[Tensor, ...]:
+def _render_backward_shape(
+    grad: Tensor, modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any
+) -> tuple[Tensor, ...]:
     checked_mlp(modulation, code, extra, mlp)
     check_points(modulation, coord, grad)
     return tuple(t.new_empty(t.shape) for t in (modulation, code, extra, *mlp[:-1]))
 
 
-@torch.library.register_fake("lmf::render_grid")
-def _(modulation: Tensor, code: Tensor, extra: Tensor, y: Tensor, x: Tensor, image: Tensor | None, *mlp: Any) -> Tensor:
+def _render_grid_shape(
+    modulation: Tensor, code: Tensor, extra: Tensor, y: Tensor, x: Tensor, image: Tensor | None, *mlp: Any
+) -> Tensor:
     checked_mlp(modulation, code, extra, mlp)
     check_grid(modulation, y, x, image)
     return modulation.new_empty(len(modulation), 3, len(y), len(x))
+
+
+for _op, _shape in (
+    (render, _render_shape),
+    (render_backward, _render_backward_shape),
+    (render_grid, _render_grid_shape),
+):
+    torch.library.register_fake(_op, _shape)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -174,9 +183,9 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return modulation, code, extra, None, *weights, None
 
 
-torch.library.register_autograd("lmf::render", _backward, setup_context=_keep)
+torch.library.register_autograd(render, _backward, setup_context=_keep)
 
-for _op in ("lmf::render", "lmf::render_backward", "lmf::render_grid"):
+for _op in (render, render_backward, render_grid):
     for _device in ("cpu", "cuda"):
         torch.library.register_autocast(_op, _device, torch.float32)
 

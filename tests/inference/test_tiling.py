@@ -21,6 +21,7 @@ from lmf.precision import autocast
 from ..conftest import TINY as TINY_RUN
 from ..test_model import TINY
 
+
 class Tiled(encoders.EDSR):
     """An encoder without stages."""
 
@@ -137,13 +138,14 @@ def test_strips_are_bounded(monkeypatch):
     """A stage receives a strip and the lines around it."""
     model, seen = build(), []
     stages = [
-        replace(stage, run=lambda *x, run=stage.run: [run(*x), seen.append((x[0].shape[2:]))][0])
+        replace(stage, run=lambda *x, run=stage.run: [run(*x), seen.append(x[0].shape[2:])][0])
         for stage in model.encoder.stages()
     ]
     monkeypatch.setattr(model.encoder, "stages", lambda: stages)
     with torch.inference_mode():
         list(tiling.bands(model, picture(70, 40), (280, 160), tile=20))
-    assert len(seen) == 4 * 7 and {w for _, w in seen} == {40}
+    assert len(seen) == 4 * 7
+    assert {w for _, w in seen} == {40}
     assert max(h for h, _ in seen) <= 20 * 20 // 40 + model.encoder.receptive_field + 2  # the last has what is left
 
 
