@@ -4,8 +4,9 @@ The result equals `SRModel.render` up to float32 rounding. Strips of latents ove
 decoder, and coordinates keep their rounding (`lmf.grid.Strip`). An encoder that consists of stages computes features
 strip by strip (`lmf.inference.lines`); others compute them in tiles that overlap by their receptive field. If a decoder
 has no receptive field (non-local features), the latent covers the whole picture. If an encoder has none, the features
-cover it too. A renderer that is not pointwise (CMSR) receives and renders the whole picture. A
-self-ensemble does all this for each flip and rotation, and holds their sum for a band of the output.
+cover it too. A decoder that is not pointwise (SRNO) summarises all pixels of the picture first. A renderer that is not
+pointwise (CMSR) receives and renders the whole picture. A self-ensemble does all this for each flip and rotation, and
+holds their sum for a band of the output.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ def pieces(
         for i, j in cut(start, stop, latents):
             a, b = around(i, j)
             strip = whole.strip(a, b, axis)
-            latent = strip.latent(read(a, b))
+            latent = strip.summarised(strip.latent(read(a, b)))
             for k, m in cut(i, j, pixels):
                 part = strip.crop((k, m), whole_across) if axis == 0 else strip.crop(whole_across, (k, m))
                 yield k, m, part.render(latent, renderer)
