@@ -20,10 +20,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from lmf.checkpoint import foreign, published
 from lmf.checkpoint.pickles import CheckpointError, check_finite, is_safetensors, kind_of, unpickle
+from lmf.checkpoint.skipping import WithoutRandomWeights
 from lmf.checkpoint.translate import check_names, without_wrappers
 from lmf.decoders.base import Decoder
 from lmf.encoders.base import Encoder
@@ -63,20 +63,6 @@ def load(source: str | os.PathLike[str], *, trust: Sequence[str] = (), device: s
     except (ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{path}: {one_line(error)}") from error
     return model.eval().to(device)
-
-
-class WithoutRandomWeights(TorchFunctionMode):
-    """Leaves tensors unchanged that would be filled with random numbers, because weights from a file replace them."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func in _RANDOM:
-            return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
-_RANDOM = (Tensor.uniform_, Tensor.normal_, nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_)
 
 
 def save(
