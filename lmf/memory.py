@@ -1,11 +1,11 @@
-"""Measurement of peak memory."""
+"""Measurement of memory."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -62,3 +62,24 @@ def process_memory() -> int | None:
     except (OSError, IndexError, ValueError):
         return None
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def available(root: Path = Path("/")) -> int | None:
+    """Return the memory in bytes that this process can still take without swapping, or None if that is unknown.
+
+    It is the smaller of what Linux reports for the machine and what the control group of a container has left.
+
+    Args:
+        root: of the file system.
+    """
+    found = []
+    with suppress(OSError, StopIteration, ValueError):
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        found.append(next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable")))
+    with suppress(OSError, StopIteration, ValueError):  # "max" is no number: no limit
+        group = root / "sys/fs/cgroup"
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        lines = (group / "memory.stat").read_text().splitlines()
+        cached = next(int(line.split()[1]) for line in lines if line.startswith("inactive_file"))
+        found.append(max(0, limit - used + cached))
+    return min(found, default=None)

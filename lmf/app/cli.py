@@ -13,10 +13,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-
 import lmf
 from lmf import io
 from lmf.app.arguments import Parser, device, fail
@@ -210,6 +206,10 @@ def zoom(arguments: Sequence[str]) -> None:
 
 def models(arguments: Sequence[str]) -> None:
     """Run ``lmf models``, which lists the pretrained models with the facts on their cards."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
     parser = Parser(prog="lmf models", description="List the pretrained models.", allow_abbrev=False)
     parser.parse_args(arguments)
     cards = lmf.list_models()

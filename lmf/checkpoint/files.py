@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from lmf.checkpoint import foreign, published, published_thera, trees
 from lmf.checkpoint.pickles import CheckpointError, check_finite, is_safetensors, kind_of, unpickle
+from lmf.checkpoint.skipping import WithoutRandomWeights
 from lmf.checkpoint.translate import check_names, without_wrappers
 from lmf.decoders.base import Decoder
 from lmf.encoders.base import Encoder
@@ -56,7 +57,8 @@ def load(source: str | os.PathLike[str], *, trust: Sequence[str] = (), device: s
     config, state = _read(path)
     check_finite(state, path)
     try:
-        model = build(config, trust=trust)
+        with WithoutRandomWeights():
+            model = build(config, trust=trust)
         model.load_state_dict(state)
     except (ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{path}: {one_line(error)}") from error

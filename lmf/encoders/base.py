@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
+from lmf.encoders.stages import Stage
 from lmf.errors import UserError
 
 
@@ -35,6 +38,14 @@ class Encoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return the features (B, C, h, w) of ``image`` (B, 3, h, w) in [-1, 1]."""
         raise TypeError(f"{type(self).__name__} does not define forward(image)")
+
+    def stages(self) -> Sequence[Stage]:
+        """Return the steps that `forward` consists of, the last of which returns the features.
+
+        With them a picture is encoded strip by strip without an overlap of the whole receptive field
+        (`lmf.inference.lines`). They are empty if the encoder has none; pictures are then encoded in tiles.
+        """
+        return ()
 
     def grow_from(self, smaller: Encoder) -> bool:
         """Take the weights of an encoder with fewer layers, so that both compute the same features.

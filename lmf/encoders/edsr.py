@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lmf.encoders.base import Encoder
+from lmf.encoders.stages import IMAGE, Stage
 
 
 class EDSR(Encoder):
@@ -32,6 +33,13 @@ class EDSR(Encoder):
             x = block(x)
         out: Tensor = self.tail(x)
         return out.add_(head)
+
+    def stages(self) -> list[Stage]:
+        """See `Encoder.stages`."""
+        c, last = self.out_channels, len(self.blocks)
+        blocks = [Stage(block, 2, (i,), c, 3 * c) for i, block in enumerate(self.blocks)]
+        tail = Stage(lambda x, head: self.tail(x).add_(head), 1, (last, 0), c, c)
+        return [Stage(self.head, 1, (IMAGE,), c, c), *blocks, tail]
 
     def grow_from(self, smaller: Encoder) -> bool:
         """See `Encoder.grow_from`. The additional blocks come last and start as identities."""

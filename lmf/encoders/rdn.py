@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lmf.encoders.base import Encoder
+from lmf.encoders.stages import IMAGE, Stage
 
 
 class RDN(Encoder):
@@ -27,6 +28,7 @@ class RDN(Encoder):
         self.shallow2 = nn.Conv2d(c, c, 3, padding=1)
         self.blocks = nn.ModuleList(ResidualDenseBlock(c, layers, growth) for _ in range(blocks))
         self.fusion = nn.Sequential(nn.Conv2d(blocks * c, c, 1), nn.Conv2d(c, c, 3, padding=1))
+        self.layers, self.dense = layers, c + layers * growth
         self.receptive_field = blocks * layers + 3
 
     def forward(self, image: Tensor) -> Tensor:
@@ -36,8 +38,22 @@ class RDN(Encoder):
         for block in self.blocks:
             x = block(x)
             outputs.append(x)
-        fused: Tensor = self.fusion(torch.cat(outputs, dim=1))
-        return fused + shallow
+        return self.fused(shallow, *outputs)
+
+    def stages(self) -> list[Stage]:
+        """See `Encoder.stages`."""
+        c, count = self.out_channels, len(self.blocks)
+        return [
+            Stage(self.shallow1, 1, (IMAGE,), c, c),
+            Stage(self.shallow2, 1, (0,), c, c),
+            *(Stage(block, self.layers, (i + 1,), c, 4 * self.dense) for i, block in enumerate(self.blocks)),
+            Stage(self.fused, 1, (0, *range(2, 2 + count)), c, (count + 2) * c),
+        ]
+
+    def fused(self, shallow: Tensor, *outputs: Tensor) -> Tensor:
+        """Combine the outputs of all blocks with the first map."""
+        out: Tensor = self.fusion(torch.cat(outputs, dim=1))
+        return out + shallow
 
 
 class ResidualDenseBlock(nn.Module):

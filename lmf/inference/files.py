@@ -13,16 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from lmf import io
 from lmf.errors import UserError, explain
 from lmf.grid import Size
-from lmf.inference import tiling
+from lmf.inference import reading, tiling
 from lmf.inference.planning import check_request, plan
+from lmf.inference.progress import Progress
 from lmf.io.colour import from_network, to_network
-from lmf.memory import process_peak
+from lmf.memory import available, process_peak
 from lmf.model import SRModel, evaluating, target_size
 from lmf.renderers import Renderer, Stats
 
@@ -109,7 +108,8 @@ def run(
     """Enlarge each (input, output) of ``jobs``, see `plan`; log the pictures that fail and continue.
 
     Pictures are written in bands while they are rendered (`lmf.inference.tiling`) and appear when they are complete.
-    TIFF files are enlarged page by page. SIGTERM exits like Ctrl-C and leaves no partial file behind. The options are
+    Threads read the next picture (`lmf.inference.reading`) and compress the bands that are finished. TIFF files are
+    enlarged page by page. SIGTERM exits like Ctrl-C and leaves no partial file behind. The options are
     those of `upscale_files`; ``alone`` says whether to show progress and peak memory, which one of several processes
     does not.
 
@@ -120,19 +120,17 @@ def run(
     seen: list[Stats] = []
     renderer = model.renderer.watched(seen)
     wanted = (size[0], size[1]) if size else None
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, transient=True, disable=not (alone and Console().is_terminal))
+    options = {"tile": tile, "renderer": renderer, "self_ensemble": self_ensemble}
+    progress = Progress(len(jobs), shown=alone)
     with terminable(), progress, torch.inference_mode(), evaluating(model), autocast():
-        bar = progress.add_task("enlarging", total=len(jobs))
-        for done, (source, destination) in enumerate(jobs):
-            progress.update(bar, description=source.name, completed=done)
+        futures = reading.in_order([source for source, _ in jobs], max_pixels)
+        for done, ((source, destination), future) in enumerate(zip(jobs, futures, strict=True)):
+            progress.begin(source.name, done)
             seen.clear()
             try:
-                count = io.read_header(source).pages
-                options = {"tile": tile, "renderer": renderer, "self_ensemble": self_ensemble}
-                pages = enlarged_pages(model, source, destination, scale, wanted, max_pixels, **options)
-                shown = watched(pages, progress, bar, count)
-                io.write_pages(destination, shown, count, quality, subsampling)
+                count, pictures = future.result()
+                pages = enlarged_pages(model, pictures, destination, scale, wanted, **options)
+                io.write_pages(destination, watched(pages, progress, count), count, quality, subsampling)
             except Exception as error:
                 message = explain(error)
                 if message is None:  # a bug
@@ -174,20 +172,44 @@ def terminable() -> Iterator[None]:
 
 def enlarged_pages(
     model: SRModel,
-    source: Path,
+    pictures: Iterable[io.Picture],
     destination: Path,
     scale: float | None,
     size: Size | None,
-    max_pixels: int,
     **options: Any,
 ) -> Iterator[io.Page]:
-    """Enlarge the pages of ``source`` one by one, each when the caller asks for it; for options see `enlarged`."""
-    for picture in io.read_pages(source, max_pixels):
+    """Enlarge ``pictures`` one by one, each when the caller asks for it; for options see `enlarged`."""
+    for picture in pictures:
         array, old = picture.pixels, (picture.pixels.shape[0], picture.pixels.shape[1])
         new = target_size(old, scale, size)
+        check_memory(destination, new)
         destination.parent.mkdir(parents=True, exist_ok=True)
+        if text := work(tiling.encoding(model, old, options["tile"])):
+            log.info(f"{destination.name}: {text}")
         bands = enlarged(model, array, new, **options)
         yield io.Page(bands, (*new, *array.shape[2:]), array.dtype, picture.metadata.enlarged(old, new))
+
+
+def work(encoding: tiling.Encoding) -> str:
+    """Return how the encoder works on a picture that it cannot encode at once; an empty text if it can."""
+    if encoding.lines:
+        memory = f", its maps take about {(encoding.memory or 0) / 2**30:.2f} GiB"
+        return f"encoded in strips of {encoding.lines} lines, {encoding.waste:.1%} of this work is repeated{memory}"
+    return f"encoded in tiles, {encoding.waste:.0%} of this work is repeated" if encoding.waste else ""
+
+
+def check_memory(destination: Path, size: Size) -> None:
+    """Check that the memory suffices to write a picture of ``size`` (H, W), if its format needs all of it at once.
+
+    Raises:
+        ImageError: if not.
+    """
+    wanted, free = io.memory_to_write(destination, size), available()
+    if free is not None and wanted > free:
+        raise io.ImageError(
+            f"cannot write {destination}: {destination.suffix[1:]} is compressed as a whole, {size[1]} x {size[0]} "
+            f"pixels need {wanted / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; write .png, .tif or .jpg"
+        )
 
 
 def enlarged(
@@ -204,7 +226,7 @@ def enlarged(
         Bands (rows, W[, C]) of the same dtype, from top to bottom.
     """
     planes, compose = io.decompose(picture)
-    lr = [to_network(plane.to(model.device)) for plane in planes]
+    lr = [to_network(planes.pop(0).to(model.device)) for _ in range(len(planes))]  # keeps one copy of each
     top = 0
     parts = (tiling.bands(model, plane, size, tile, renderer, self_ensemble) for plane in lr)
     for bands in zip(*parts, strict=True):
@@ -212,13 +234,13 @@ def enlarged(
         top += bands[0].shape[2]
 
 
-def watched(pages: Iterable[io.Page], progress: Progress, bar: TaskID, count: int) -> Iterator[io.Page]:
-    """Yield ``pages`` unchanged and advance ``bar`` after each band by its share of ``count`` pages."""
+def watched(pages: Iterable[io.Page], progress: Progress, count: int) -> Iterator[io.Page]:
+    """Yield ``pages`` unchanged and advance ``progress`` after each band by its share of ``count`` pages."""
 
     def bands(page: io.Page) -> Iterator[np.ndarray]:
         for band in page.bands:
             yield band
-            progress.advance(bar, len(band) / page.shape[0] / count)
+            progress.advance(len(band) / page.shape[0] / count)
 
     for page in pages:
         yield page._replace(bands=bands(page))

@@ -1,32 +1,37 @@
-"""Enlarges pictures of any size in bounded memory: features by tile, latents by strip, colours by band of rows.
+"""Enlarges pictures of any size in bounded memory: features and latents by strip, colours by band of rows.
 
-The result equals `SRModel.render` up to float32 rounding. Tiles and strips overlap by the ``receptive_field`` of the
-encoder and the decoder, and coordinates keep their rounding (`lmf.grid.Strip`). If a decoder has no receptive field
-(non-local features), features are still computed by tile, but the latent covers the whole picture. If an encoder has
-none, the features cover it too. A decoder that is not pointwise (SRNO) summarises all pixels of the picture first. A
-renderer that is not pointwise (CMSR) receives and renders the whole picture. A self-ensemble does all this for each
-flip and rotation, and holds their sum for a band of the output.
+The result equals `SRModel.render` up to float32 rounding. Strips of latents overlap by the ``receptive_field`` of the
+decoder, and coordinates keep their rounding (`lmf.grid.Strip`). An encoder that consists of stages computes features
+strip by strip (`lmf.inference.lines`); others compute them in tiles that overlap by their receptive field. If a decoder
+has no receptive field (non-local features), the latent covers the whole picture. If an encoder has none, the features
+cover it too. A decoder that is not pointwise (SRNO) summarises all pixels of the picture first. A renderer that is not
+pointwise (CMSR) receives and renders the whole picture. A self-ensemble does all this for each flip and rotation, and
+holds their sum for a band of the output.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor
 
 from lmf.errors import UserError
 from lmf.grid import Size
+from lmf.inference.lines import Lines, channels_held, waste
 from lmf.io import ORIENTATIONS
 from lmf.model import Enlargement, SRModel
 from lmf.renderers import Renderer
 
-TILE = 768  # side of a tile in LR pixels
+TILE = 768  # side of a tile in LR pixels, or of a square with the pixels of a strip
 LATENTS = 1 << 18  # per strip
 PIXELS = 1 << 22  # output pixels per band
 SUMMED = 1 << 26  # output pixels that a self-ensemble holds
+
+Span = tuple[int, int]  # half-open
 
 
 def bands(
@@ -43,8 +48,8 @@ def bands(
         model: the model to render with.
         lr: (B, 3, h, w) in network units.
         size: output (H, W).
-        tile: side of the encoder's tiles in LR pixels, without their overlap; bounds the memory. Smaller pictures are
-            encoded whole.
+        tile: bounds the memory of the encoder: it computes ``tile * tile`` LR pixels at once, see `strip_lines`.
+            Smaller pictures are encoded whole.
         renderer: used instead of the model's renderer.
         self_ensemble: average over the eight flips and rotations, see `SRModel.render`.
 
@@ -69,7 +74,9 @@ def averaged(model: SRModel, lr: Tensor, size: Size, tile: int, renderer: Render
     rows, cols = size
     step = rows
     if is_local(model, renderer):
-        step = max(1, min(int(tile * rows / lr.shape[-2]), SUMMED // (len(lr) * cols)))
+        step = max(1, SUMMED // (len(lr) * cols))
+        if not model.encoder.stages():  # the tiles of a band are in memory together
+            step = max(1, min(int(tile * rows / lr.shape[-2]), step))
     for start, stop in cut(0, rows, step):
         total: Tensor | None = None
         for way in ORIENTATIONS:
@@ -126,58 +133,130 @@ def pieces(
         low, high = math.floor(start / scale) - margin, math.ceil(stop / scale) + margin
         return max(0, low // step * step), min(n, math.ceil(high / step) * step)
 
-    for start, stop in cut(first, end, end - first if at_once else max(1, int(tile * scale))):
+    streamed = bool(model.encoder.stages())
+    for start, stop in cut(first, end, end - first if at_once or streamed else max(1, int(tile * scale))):
         low, high = (0, n) if at_once else around(start, stop)
-        feat = features(model, image, axis, (low, high), tile) if all_features is None else all_features
+        read = reader(model, image, axis, (low, high), tile, all_features)
         for i, j in cut(start, stop, latents):
             a, b = around(i, j)
             strip = whole.strip(a, b, axis)
-            latent = strip.summarised(strip.latent(feat.narrow(2 + axis, a - low, b - a)))
+            latent = strip.summarised(strip.latent(read(a, b)))
             for k, m in cut(i, j, pixels):
                 part = strip.crop((k, m), whole_across) if axis == 0 else strip.crop(whole_across, (k, m))
                 yield k, m, part.render(latent, renderer)
 
 
-def features(model: SRModel, image: Tensor, axis: int, span: tuple[int, int], tile: int) -> Tensor:
-    """Compute the features of a ``span`` of rows of ``image`` (B, 3, h, w), or of columns for axis 1, tile by tile.
+def reader(
+    model: SRModel, image: Tensor, axis: int, span: Span, tile: int, feat: Tensor | None = None
+) -> Callable[[int, int], Tensor]:
+    """Return a function of ``a`` and ``b`` that returns the features of lines ``a .. b - 1`` in ``span``.
+
+    It must be called with increasing ``a``. The features are computed strip by strip when it is called, at once if the
+    encoder does not work in strips or there is only one, or taken from ``feat`` if given.
+    """
+    step = 0 if feat is not None else strip_lines(model, (span[1] - span[0], image.shape[3 - axis]), tile)
+    if step:
+        low, high = widened(model, span, image.shape[2 + axis])
+        lines = Lines(model.encoder.stages(), image.narrow(2 + axis, low, high - low), step, axis)
+        return lambda a, b: lines.read(a - low, b - low)
+    whole = features(model, image, axis, span, tile) if feat is None else feat
+    return lambda a, b: whole.narrow(2 + axis, a - span[0], b - a)
+
+
+def strip_lines(model: SRModel, size: Size, tile: int) -> int:
+    """Return how many lines of a picture the encoder computes at once, or 0 if it does not work strip by strip.
+
+    Args:
+        model: the model.
+        size: (lines, pixels in a line).
+        tile: a strip has ``tile * tile`` pixels, but at least ``tile / 8`` lines.
+    """
+    lines = max(1, tile // 8, tile * tile // size[1])
+    return lines if lines < size[0] and model.encoder.stages() else 0
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How the encoder works on a picture.
+
+    Attributes:
+        lines: lines of a strip, 0 if it does not work strip by strip.
+        waste: share of its work that is repeated.
+        memory: about the bytes of its maps at once; None if it works in tiles or at once, for which no bound is known.
+    """
+
+    lines: int
+    waste: float
+    memory: int | None
+
+
+def encoding(model: SRModel, size: Size, tile: int = TILE) -> Encoding:
+    """Return how the encoder works on a picture of ``size`` (h, w); see `bands` for ``tile``."""
+    (h, w), encoder = size, model.encoder
+    stages, step = encoder.stages(), strip_lines(model, size, tile)
+    if stages:
+        held = channels_held(stages, h, step or h)
+        return Encoding(step, waste(stages, h, step or h), 4 * w * held)
+    if encoder.receptive_field is None:
+        return Encoding(0, 0.0, None)
+    sides = [[widened(model, span, n) for span in cut(0, n, tile)] for n in size]
+    seen = math.prod(sum(stop - start for start, stop in spans) for spans in sides)
+    return Encoding(0, seen / (h * w) - 1, None)
+
+
+def features(model: SRModel, image: Tensor, axis: int, span: Span, tile: int) -> Tensor:
+    """Compute the features of a ``span`` of rows of ``image`` (B, 3, h, w), or of columns for axis 1, in parts.
 
     Returns:
         (B, C, rows, w) or (B, C, h, cols).
     """
     h, w = image.shape[-2:]
-    top, bottom = (0, h) if axis else span
-    left, right = span if axis else (0, w)
+    (top, bottom), (left, right) = ((0, h), span) if axis else (span, (0, w))
     if model.encoder.receptive_field is None:
         return model.features(image)[:, :, top:bottom, left:right]
     out: Tensor | None = None
-    for y0, y1 in cut(top, bottom, tile):
-        for x0, x1 in cut(left, right, tile):
-            feat = tile_features(model, image, (y0, y1), (x0, x1))
-            if feat.shape[-2:] == (bottom - top, right - left):
-                return feat
-            if out is None:
-                size = (*feat.shape[:2], bottom - top, right - left)
-                out = torch.empty(size, dtype=feat.dtype, device=feat.device, memory_format=torch.channels_last)
-            out[:, :, y0 - top : y1 - top, x0 - left : x1 - left] = feat
+    for rows, cols, feat in parts(model, image, axis, span, tile):
+        if feat.shape[-2:] == (bottom - top, right - left):
+            return feat
+        if out is None:
+            size = (*feat.shape[:2], bottom - top, right - left)
+            out = torch.empty(size, dtype=feat.dtype, device=feat.device, memory_format=torch.channels_last)
+        out[:, :, rows[0] - top : rows[1] - top, cols[0] - left : cols[1] - left] = feat
     assert out is not None
     return out
 
 
-def tile_features(model: SRModel, image: Tensor, rows: tuple[int, int], cols: tuple[int, int]) -> Tensor:
+def parts(model: SRModel, image: Tensor, axis: int, span: Span, tile: int) -> Iterator[tuple[Span, Span, Tensor]]:
+    """Yield (rows, columns, features) of the parts of a ``span`` of lines: strips, or tiles with an overlap."""
+    across = (0, image.shape[3 - axis])
+    step = strip_lines(model, (span[1] - span[0], across[1]), tile)
+    if step:
+        read = reader(model, image, axis, span, tile)
+        for strip in cut(*span, step):
+            yield *((across, strip) if axis else (strip, across)), read(*strip)
+        return
+    side = max(image.shape[-2:]) if model.encoder.stages() else tile
+    rows, cols = (across, span) if axis else (span, across)
+    for rectangle in product(cut(*rows, side), cut(*cols, side)):
+        yield *rectangle, tile_features(model, image, *rectangle)
+
+
+def tile_features(model: SRModel, image: Tensor, rows: Span, cols: Span) -> Tensor:
     """Compute the features (B, C, rows, cols) of half-open ranges of rows and columns of ``image`` (B, 3, h, w).
 
     The encoder sees them with everything in its receptive field, or the whole image if that has no bound.
     """
-    field, step = model.encoder.receptive_field, model.encoder.multiple
-
-    def widened(start: int, stop: int, n: int) -> tuple[int, int]:
-        if field is None:
-            return 0, n
-        return max(0, (start - field) // step * step), min(n, math.ceil((stop + field) / step) * step)
-
-    (a, b), (c, d) = (widened(*span, n) for span, n in zip((rows, cols), image.shape[-2:], strict=True))
+    (a, b), (c, d) = (widened(model, span, n) for span, n in zip((rows, cols), image.shape[-2:], strict=True))
     feat = model.features(image[:, :, a:b, c:d])
     return feat[:, :, rows[0] - a : rows[1] - a, cols[0] - c : cols[1] - c]
+
+
+def widened(model: SRModel, span: Span, total: int) -> Span:
+    """Return the range of ``total`` lines that the encoder needs for the features of ``span``."""
+    field, step = model.encoder.receptive_field, model.encoder.multiple
+    if field is None:
+        return 0, total
+    return max(0, (span[0] - field) // step * step), min(total, math.ceil((span[1] + field) / step) * step)
 
 
 def cut(start: int, stop: int, step: int) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ from lmf.io.formats import (
     check_suffix,
     check_writable,
     is_lossy,
+    memory_to_write,
 )
 from lmf.io.listing import list_pictures
 from lmf.io.metadata import Metadata
@@ -48,6 +49,7 @@ __all__ = [
     "decompose",
     "is_lossy",
     "list_pictures",
+    "memory_to_write",
     "read",
     "read_header",
     "read_pages",

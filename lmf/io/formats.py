@@ -35,6 +35,7 @@ WRITABLE = tuple(suffix for written, _ in _FORMATS.values() for suffix in writte
 """Suffixes that `write` accepts."""
 
 _LOSSY = {"JPEG": 65535, "WEBP": 16383, "AVIF": 65535, "HEIF": 16384}  # the largest side in pixels
+_WHOLE = {"WEBP": 30, "AVIF": 50, "HEIF": 50}  # bytes a pixel in memory while a picture is compressed, measured
 _SUBSAMPLING = ("4:4:4", "4:2:2", "4:2:0")
 
 
@@ -122,6 +123,14 @@ def check_writable(
         size = f"{shape[1]} x {shape[0]}"
         raise ImageError(f"cannot write {path}: {suffix[1:]} holds {_LOSSY[name]} pixels a side, got {size}; "
                          f"write .png or .tif")  # fmt: skip
+
+
+def memory_to_write(path: str | Path, shape: tuple[int, ...]) -> int:
+    """Return the bytes that `write_pages` needs for a whole picture of ``shape`` (H, W[, C]).
+
+    It is 0 for PNG, TIFF and JPEG, which are written in bands. WebP needs 30 bytes a pixel, AVIF and HEIF need 50.
+    """
+    return _WHOLE.get(FORMATS.get(Path(path).suffix.lower(), ""), 0) * shape[0] * shape[1]
 
 
 def check_suffix(path: str | Path) -> None:

@@ -201,7 +201,8 @@ def write_pages(
 ) -> None:
     """Write a picture file page by page; only TIFF holds several pages.
 
-    PNG and TIFF are written band by band, so that a page is never in memory as a whole. Other formats need all bands.
+    PNG, TIFF and JPEG are written band by band, so that a page is never in memory as a whole. WebP, AVIF and HEIF need
+    the whole picture, see `lmf.io.memory_to_write`.
 
     Args:
         path: the file. Its suffix decides the format.
@@ -237,8 +238,7 @@ def write_pages(
                 if name == "PNG":
                     png.encode(file, first.bands, first.shape, first.dtype, first.metadata)
                 else:
-                    array = np.concatenate(list(first.bands))
-                    pil.encode(file, name, array, first.metadata, quality, subsampling)
+                    pil.encode(file, name, first.bands, first.shape, first.metadata, quality, subsampling)
     except OSError as error:
         raise ImageError(f"cannot write {path}: {reason(error)}") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -12,7 +12,7 @@ import imagecodecs
 import numpy as np
 from PIL import Image as PIL
 
-from lmf.io import jpeg
+from lmf.io import jpeg, jpeg_writer
 from lmf.io.formats import ImageError
 from lmf.io.metadata import Metadata, from_info
 from lmf.io.samples import full_range
@@ -109,10 +109,41 @@ def from_pil(image: PIL.Image) -> np.ndarray:
 
 
 def encode(
-    file: BinaryIO, name: str, array: np.ndarray, metadata: Metadata, quality: int, subsampling: str | None
+    file: BinaryIO,
+    name: str,
+    bands: Iterable[np.ndarray],
+    shape: tuple[int, ...],
+    metadata: Metadata,
+    quality: int,
+    subsampling: str | None,
 ) -> None:
-    """Write uint8 ``array`` (H, W[, C]) in the format ``name``: JPEG, WEBP, AVIF or HEIF."""
-    image = PIL.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
+    """Write a picture of uint8 in the format ``name``: JPEG band by band, WEBP, AVIF or HEIF as a whole.
+
+    Args:
+        file: the file.
+        name: the format.
+        bands: bands of rows from top to bottom.
+        shape: (H, W[, C]).
+        metadata: see `lmf.io.write`.
+        quality: see `lmf.io.write`.
+        subsampling: see `lmf.io.write`.
+    """
+    options: dict[str, object] = {"quality": quality, **_metadata(name, metadata)}
+    if name != "WEBP":
+        options["subsampling"] = subsampling or ("4:4:4" if quality >= _FULL_CHROMA else "4:2:0")
+    if name == "JPEG":
+        jpeg_writer.encode(file, bands, shape, options)
+        return
+    array = np.empty(shape, np.uint8)
+    top = 0
+    for band in bands:
+        array[top : top + len(band)] = band
+        top += len(band)
+    PIL.fromarray(array[..., 0] if shape[2:] == (1,) else array).save(file, name, **options)
+
+
+def _metadata(name: str, metadata: Metadata) -> dict[str, object]:
+    """Return the options of Pillow that store ``metadata``, as far as the format ``name`` holds it."""
     exif, xmp = metadata.exif, metadata.xmp
     if name != "JPEG":
         exif = metadata.for_exif_alone()
@@ -122,8 +153,6 @@ def encode(
     options: dict[str, object] = {"icc_profile": metadata.icc or b"", "exif": b"Exif\0\0" + exif if exif else b""}
     if xmp:
         options["xmp"] = xmp
-    if name != "WEBP":
-        options["subsampling"] = subsampling or ("4:4:4" if quality >= _FULL_CHROMA else "4:2:0")
     if name == "JPEG" and metadata.dpi:
         options["dpi"] = tuple(min(max(1, round(dpi)), 65535) for dpi in metadata.dpi)
-    image.save(file, name, quality=quality, **options)
+    return options

@@ -13,6 +13,7 @@ import numpy as np
 
 from lmf.io.formats import ImageError
 from lmf.io.metadata import Metadata, checked_dpi, fitting_icc
+from lmf.io.pieces import mapped, rows_of, strips
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _DEFLATE = 1032  # the highest compression ratio of deflate
@@ -20,6 +21,7 @@ _COLOURS = (b"cICP", b"cHRM", b"gAMA", b"sRGB")
 _SHORT = (b"IHDR", b"acTL", b"eXIf", b"iCCP", b"iTXt", b"pHYs", b"tRNS", *_COLOURS)
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _INCH = 0.0254  # metres
+_FLAT = 16  # ratio of compression from which on a picture is a flat graphic
 
 
 def chunks(file: BinaryIO, pixels: bool) -> Iterator[tuple[bytes, bytes]]:
@@ -82,26 +84,73 @@ def decode(path: Path) -> np.ndarray:
 def encode(
     file: BinaryIO, bands: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, metadata: Metadata
 ) -> None:
-    """Write a picture of ``shape`` (H, W[, C]) from ``bands`` of rows.
-
-    Rows use the filter "up", the difference to the row above.
-    """
+    """Write a picture of ``shape`` (H, W[, C]) from ``bands`` of rows, compressed in threads."""
     (height, width, channels), depth = (*shape, 1)[:3], 8 * dtype.itemsize
     file.write(_SIGNATURE)
     colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     file.write(_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)))
     for name, data in _ancillary(metadata):
         file.write(_chunk(name, data))
-    deflate = zlib.compressobj(6)
-    above = np.zeros((1, width * channels * dtype.itemsize), np.uint8)
-    for band in bands:
-        rows = np.ascontiguousarray(band, dtype.newbyteorder(">")).reshape(len(band), -1).view(np.uint8)
-        coded = np.full((len(rows), 1 + rows.shape[1]), 2, np.uint8)  # each row begins with its filter, 2
-        coded[:, 1:] = rows - np.concatenate([above, rows[:-1]])
-        above = rows[-1:]
-        file.write(_chunk(b"IDAT", deflate.compress(coded.tobytes())))
-    file.write(_chunk(b"IDAT", deflate.flush()))
+    check = zlib.adler32(b"")
+    file.write(_chunk(b"IDAT", b"\x78\x9c"))  # the header of a zlib stream
+    pixel = channels * dtype.itemsize
+    for coded, packed in mapped(lambda piece: _packed(*piece, pixel), _rows(bands, shape, dtype)):
+        check = zlib.adler32(coded, check)
+        file.write(_chunk(b"IDAT", packed))
+    file.write(_chunk(b"IDAT", b"\x03\0" + check.to_bytes(4)))  # an empty last block, and the checksum
     file.write(_chunk(b"IEND", b""))
+
+
+def _rows(
+    bands: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield pieces of rows as bytes (rows, bytes), each with the row above it (1, bytes)."""
+    above = None
+    for strip in strips(bands, rows_of(shape, dtype.itemsize)):
+        rows = np.ascontiguousarray(strip, dtype.newbyteorder(">")).reshape(len(strip), -1).view(np.uint8)
+        yield rows, np.zeros_like(rows[:1]) if above is None else above
+        above = rows[-1:]
+
+
+def _packed(rows: np.ndarray, above: np.ndarray, pixel: int) -> tuple[bytes, bytes]:
+    """Filter and compress a piece.
+
+    The filter "Paeth" and run lengths take a sixth of the time of a search for matches, and photographs become smaller.
+    Flat graphics, which compress well, are searched as well.
+
+    Args:
+        rows: (rows, bytes).
+        above: (1, bytes), the row above them.
+        pixel: bytes of a pixel.
+
+    Returns:
+        The filtered rows, and the same as blocks of deflate.
+    """
+    coded = _filtered(rows, above, pixel).tobytes()
+    packed = _deflated(coded, zlib.Z_RLE)
+    if len(packed) * _FLAT < len(coded):
+        packed = min(packed, _deflated(coded, zlib.Z_DEFAULT_STRATEGY), key=len)
+    return coded, packed
+
+
+def _filtered(rows: np.ndarray, above: np.ndarray, pixel: int) -> np.ndarray:
+    """Return ``rows`` minus Paeth's prediction from the bytes to the left, above, and to the left above."""
+    up = np.concatenate([above, rows[:-1]]).astype(np.int16)
+    left, corner = np.zeros_like(up), np.zeros_like(up)
+    left[:, pixel:], corner[:, pixel:] = rows[:, :-pixel], up[:, :-pixel]
+    from_left, from_up = np.abs(up - corner), np.abs(left - corner)  # distances of the prediction left + up - corner
+    from_corner = np.abs(left + up - 2 * corner)
+    predicted = np.where(from_up <= from_corner, up, corner)
+    predicted = np.where((from_left <= from_up) & (from_left <= from_corner), left, predicted)
+    coded = np.full((len(rows), 1 + rows.shape[1]), 4, np.uint8)  # each row begins with the number of its filter
+    coded[:, 1:] = rows - predicted.astype(np.uint8)
+    return coded
+
+
+def _deflated(data: bytes, strategy: int) -> bytes:
+    """Return ``data`` as blocks of deflate that end at a whole byte and are not the last."""
+    deflate = zlib.compressobj(6, zlib.DEFLATED, -15, strategy=strategy)
+    return deflate.compress(data) + deflate.flush(zlib.Z_SYNC_FLUSH)
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:

@@ -7,18 +7,19 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tifffile
 from PIL import Image as PIL
 
 from lmf.io.formats import ImageError
 from lmf.io.metadata import EXIF_IFD, GPS_IFD, ORIENTATION, Metadata, checked_dpi, descriptive, fitting_icc
 from lmf.io.tiff_colour import from_ycbcr, to_rgb
 
+if TYPE_CHECKING:
+    import tifffile  # imported where it is used: it takes long, and most pictures are not TIFF
+
 log = logging.getLogger(__name__)
-tifffile.logger().setLevel(logging.CRITICAL)  # its warnings are errors here or do not matter
 
 _YCBCR = 6
 _JPEG = (6, 7, 34892, 33007)
@@ -34,6 +35,9 @@ def opened(path: Path) -> Iterator[list[Any]]:
     Raises:
         ImageError: if pages are missing, or the file holds raw camera data.
     """
+    import tifffile
+
+    tifffile.logger().setLevel(logging.CRITICAL)  # its warnings are errors here or do not matter
     with tifffile.TiffFile(path) as tiff:
         pages: list[Any] = list(tiff.pages)
         if len(pages) != _directories(path, tiff):
@@ -148,6 +152,8 @@ def _planes(page: Any) -> Iterator[np.ndarray]:
 
 def _subsampled(page: Any) -> Iterator[tuple[bytes, int, int]]:
     """Yield the bytes, rows and columns of each strip or tile of a page with subsampled chroma."""
+    import tifffile
+
     segments = _Segments(page)
     decompress = None if page.compression == 1 else tifffile.TIFF.DECOMPRESSORS[page.compression]
     across = math.ceil(page.imagewidth / segments.cols)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tifffile
 from PIL import Image as PIL
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from lmf.io.metadata import EXIF_IFD, GPS_IFD, Metadata, parse_exif
+from lmf.io.pieces import mapped, rows_of, strips
 
 _CLASSIC = 2**32 - 2**26  # limit in bytes before compression, with room for tables
 _TEXT = {0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298}  # tags of IFD 0 that hold text
@@ -41,6 +41,8 @@ def write(path: Path, pages: Iterable[Page], size: int) -> None:
     """Write ``pages`` of ``size`` bytes before compression, as BigTIFF above 4 GiB."""
     large = size > _CLASSIC
     directories: list[dict[int, ImageFileDirectory_v2]] = []
+    import tifffile  # takes long, and most pictures are not TIFF
+
     with tifffile.TiffWriter(path, byteorder="<", bigtiff=large) as tiff:
         for page in pages:
             directories.append(_directories(page.metadata, large))
@@ -51,8 +53,11 @@ def write(path: Path, pages: Iterable[Page], size: int) -> None:
 
 def _write_page(tiff: Any, page: Page) -> None:
     (height, width, channels), native = (*page.shape, 1)[:3], page.dtype.newbyteorder("<")
-    bytes_a_row = width * channels * native.itemsize
-    rows = min(height, max(1, (1 << 20) // bytes_a_row))
+    rows = rows_of(page.shape, native.itemsize)
+
+    def compressed(strip: np.ndarray) -> bytes:
+        return zlib.compress(_predicted(strip, native).tobytes(), 6)
+
     metadata = page.metadata
     extra: list[tuple[int, int, int, Any, bool]] = []
     for tag, text in _texts(metadata):
@@ -60,7 +65,7 @@ def _write_page(tiff: Any, page: Page) -> None:
     if metadata.xmp:
         extra.append((700, _BYTE, len(metadata.xmp), metadata.xmp, True))
     tiff.write(
-        (zlib.compress(_predicted(strip, native).tobytes(), 6) for strip in _strips(page.bands, rows)),
+        mapped(compressed, strips(page.bands, rows)),
         shape=(height, width, channels) if channels > 1 else (height, width),
         dtype=native,
         photometric="rgb" if channels > 2 else "minisblack",
@@ -141,15 +146,3 @@ def _predicted(strip: np.ndarray, dtype: np.dtype) -> np.ndarray:
     out = strip.astype(dtype)
     out[:, 1:] -= strip[:, :-1]
     return out
-
-
-def _strips(bands: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
-    """Yield ``bands`` as strips of ``rows`` rows; the last strip may have fewer."""
-    rest: np.ndarray | None = None
-    for band in bands:
-        rest = band if rest is None else np.concatenate([rest, band])
-        whole = len(rest) - len(rest) % rows
-        yield from (rest[i : i + rows] for i in range(0, whole, rows))
-        rest = rest[whole:]
-    if rest is not None and len(rest):
-        yield rest

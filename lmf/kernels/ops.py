@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -94,7 +94,22 @@ _LATENT = "Tensor modulation, Tensor code, Tensor extra"
 _WEIGHTS = "Tensor first, Tensor hidden, Tensor out, Tensor bias, Tensor out_bias, str encoding"
 
 
-@torch.library.custom_op("lmf::render", mutates_args=(), schema=f"({_LATENT}, Tensor coord, {_WEIGHTS}) -> Tensor")
+def operator(schema: str) -> Callable[[Callable[..., Any]], Any]:
+    """Decorate a function to become the operator ``lmf::NAME`` with this ``schema``, for all devices.
+
+    Unlike ``torch.library.custom_op`` this does not import ``torch._dynamo`` at the first call, which takes seconds.
+    """
+
+    def register(function: Callable[..., Any]) -> Any:
+        name = f"lmf::{function.__name__}"
+        torch.library.define(name, schema, tags=torch.Tag.pt2_compliant_tag)
+        torch.library.impl(name, "default", function)
+        return getattr(torch.ops.lmf, function.__name__).default
+
+    return register
+
+
+@operator(f"({_LATENT}, Tensor coord, {_WEIGHTS}) -> Tensor")
 def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any) -> Tensor:
     """Render scattered coordinates; see `lmf.kernels.render`."""
     weights, encoding = checked_mlp(modulation, code, extra, mlp)
@@ -104,11 +119,7 @@ def render(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp:
     return rgb
 
 
-@torch.library.custom_op(
-    "lmf::render_backward",
-    mutates_args=(),
-    schema=f"(Tensor grad, {_LATENT}, Tensor coord, {_WEIGHTS}) -> ({', '.join(['Tensor'] * 8)})",
-)
+@operator(f"(Tensor grad, {_LATENT}, Tensor coord, {_WEIGHTS}) -> ({', '.join(['Tensor'] * 8)})")
 def render_backward(
     grad: Tensor, modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any
 ) -> tuple[Tensor, ...]:
@@ -120,9 +131,7 @@ def render_backward(
     return grads
 
 
-@torch.library.custom_op(
-    "lmf::render_grid", mutates_args=(), schema=f"({_LATENT}, Tensor y, Tensor x, Tensor? image, {_WEIGHTS}) -> Tensor"
-)
+@operator(f"({_LATENT}, Tensor y, Tensor x, Tensor? image, {_WEIGHTS}) -> Tensor")
 def render_grid(
     modulation: Tensor, code: Tensor, extra: Tensor, y: Tensor, x: Tensor, image: Tensor | None, *mlp: Any
 ) -> Tensor:
@@ -134,25 +143,34 @@ def render_grid(
     return rgb
 
 
-@render.register_fake
-def _(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any) -> Tensor:
+def _render_shape(modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any) -> Tensor:
     checked_mlp(modulation, code, extra, mlp)
     check_points(modulation, coord)
     return modulation.new_empty(*coord.shape[:2], 3)
 
 
-@render_backward.register_fake
-def _(grad: Tensor, modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any) -> tuple[Tensor, ...]:
+def _render_backward_shape(
+    grad: Tensor, modulation: Tensor, code: Tensor, extra: Tensor, coord: Tensor, *mlp: Any
+) -> tuple[Tensor, ...]:
     checked_mlp(modulation, code, extra, mlp)
     check_points(modulation, coord, grad)
     return tuple(t.new_empty(t.shape) for t in (modulation, code, extra, *mlp[:-1]))
 
 
-@render_grid.register_fake
-def _(modulation: Tensor, code: Tensor, extra: Tensor, y: Tensor, x: Tensor, image: Tensor | None, *mlp: Any) -> Tensor:
+def _render_grid_shape(
+    modulation: Tensor, code: Tensor, extra: Tensor, y: Tensor, x: Tensor, image: Tensor | None, *mlp: Any
+) -> Tensor:
     checked_mlp(modulation, code, extra, mlp)
     check_grid(modulation, y, x, image)
     return modulation.new_empty(len(modulation), 3, len(y), len(x))
+
+
+for _op, _shape in (
+    (render, _render_shape),
+    (render_backward, _render_backward_shape),
+    (render_grid, _render_grid_shape),
+):
+    torch.library.register_fake(_op, _shape)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -165,11 +183,11 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return modulation, code, extra, None, *weights, None
 
 
-render.register_autograd(_backward, setup_context=_keep)
+torch.library.register_autograd(render, _backward, setup_context=_keep)
 
 for _op in (render, render_backward, render_grid):
     for _device in ("cpu", "cuda"):
-        _op.register_autocast(_device, torch.float32)
+        torch.library.register_autocast(_op, _device, torch.float32)
 
 
 def _flops(queries: int, mlp: tuple[Any, ...]) -> int:

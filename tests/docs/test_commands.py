@@ -44,6 +44,7 @@ NOT_RUN = {
     "docker *": "needs Docker; tests/web runs docs/hosting/app.py",
     "python benchmarks/cmsr.py*": "takes minutes; tests/benchmark runs it with small pictures",
     "python benchmarks/zoom.py*": "takes minutes; tests/web runs it with small pictures",
+    "python benchmarks/startup.py": "tests/app runs it with one run",
     "lmf *data=div2k*": "downloads 4 GB and trains for days",
     "lmf *trainer.devices=8*": "needs 8 GPUs",
     "lmf -m sweep=conversion +rates*": "trains 24 models; the line above it in docs/methods.md runs three jobs of it",

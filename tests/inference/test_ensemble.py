@@ -60,6 +60,7 @@ def test_bands_are_the_whole_picture(monkeypatch, encoder, size) -> None:
     """Strips of rotated pictures are columns; 45 x 19 is padded to 48 x 24 for SwinIR."""
     monkeypatch.setattr(tiling, "LATENTS", 120)
     monkeypatch.setattr(tiling, "PIXELS", 500)
+    monkeypatch.setattr(tiling, "SUMMED", size[0] * size[1] // 3)
     model, lr = build(encoder=encoder), picture(45, 19)
     with torch.inference_mode():
         bands = list(tiling.bands(model, lr, size, 12, self_ensemble=True))
@@ -83,7 +84,7 @@ def test_what_is_held_is_bounded(monkeypatch) -> None:
     monkeypatch.setattr(tiling, "LATENTS", 120)
     monkeypatch.setattr(tiling, "PIXELS", 500)
     monkeypatch.setattr(tiling, "SUMMED", 3000)
-    model, tiles, strips = build(), [], []
+    model, tiles, strips = build(encoder="tiled"), [], []
     features, latent = model.features, model.decoder.latent
     monkeypatch.setattr(model, "features", lambda x: [features(x), tiles.append(x.shape[-2:])][0])
     monkeypatch.setattr(model.decoder, "latent", lambda f, *a: [latent(f, *a), strips.append(f.shape[-2:])][0])

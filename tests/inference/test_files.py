@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 
 from lmf import SRModel, io
+from lmf.decoders import LMLIIF
 from lmf.decoders.bicubic import Bicubic
+from lmf.encoders import EDSR
 from lmf.encoders.identity import Identity
 from lmf.errors import UserError
 from lmf.inference import files, upscale_files
@@ -284,3 +286,16 @@ def test_alpha_goes_through_the_model_only_where_it_varies(tmp_path, pictures, m
         assert run(model, tmp_path / name, tmp_path / "out") == 0
         assert len(seen) == (1 if name == "flat.png" else 2)
     assert all(shape == torch.Size([1, 3, 30, 40]) for shape in seen)
+
+
+def test_how_a_large_picture_is_encoded_is_logged(tmp_path, caplog):
+    """A strip of 20 x 20 pixels of a picture 40 wide has 10 lines."""
+    caplog.set_level("INFO")
+    io.write(tmp_path / "a.png", np.zeros((70, 40, 3), np.uint8))
+    edsr = SRModel(EDSR(8, 2), LMLIIF(8, 16, 2, [16], 4))
+    assert files.run(edsr, [(tmp_path / "a.png", tmp_path / "b.png")], scale=2, tile=20) == 0
+    assert "b.png: encoded in strips of 10 lines, 2" in caplog.text
+    assert "% of this work is repeated, its maps take about 0.00 GiB" in caplog.text
+    caplog.clear()
+    assert files.run(edsr, [(tmp_path / "a.png", tmp_path / "b.png")], scale=2) == 0
+    assert "encoded" not in caplog.text

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,16 @@ from lmf.precision import autocast
 from ..conftest import TINY as TINY_RUN
 from ..test_model import TINY
 
+
+class Tiled(encoders.EDSR):
+    """An encoder without stages."""
+
+    def stages(self):
+        return ()
+
+
 ENCODERS = {
+    "tiled": lambda: Tiled(8, 2),
     "edsr": lambda: encoders.EDSR(8, 2),
     "rdn": lambda: encoders.RDN(8, 2, 2, 4),
     "swinir": lambda: encoders.SwinIR(8, window=4, embed=8, depths=[2, 2], heads=[2, 2]),
@@ -75,9 +85,9 @@ def test_at_high_scales_and_in_batches():
     assert largest_difference(build(), lr, (210, 151), tile=3) < 2e-5
 
 
-@pytest.mark.parametrize("part", ["encoder", "decoder"])
-def test_less_overlap_would_show(part):
-    model = build()
+@pytest.mark.parametrize(("encoder", "part"), [("tiled", "encoder"), ("tiled", "decoder"), ("edsr", "decoder")])
+def test_less_overlap_would_show(encoder, part):
+    model = build(encoder=encoder)
     getattr(model, part).receptive_field = 0
     assert largest_difference(model, picture(45, 19), (90, 38), tile=12) > 1e-3
 
@@ -111,7 +121,7 @@ def test_decoders_look_as_far_as_they_say(decoder):
 
 def test_pieces_are_bounded(monkeypatch):
     """No part receives more than a tile, a strip or a band, whatever the size of the picture."""
-    model = build()
+    model = build(encoder="tiled")
     tiles, strips, bands = [], [], []
     features, latent = model.features, model.decoder.latent
     monkeypatch.setattr(model, "features", lambda x: [features(x), tiles.append(x.shape[-2:])][0])
@@ -122,6 +132,21 @@ def test_pieces_are_bounded(monkeypatch):
     assert max(max(size) for size in tiles) <= 10 + overlap
     assert max(h for h, _ in strips) <= 120 // 40 + 2 * (2 + 1)
     assert max(h * w for h, w in bands) <= 500
+
+
+def test_strips_are_bounded(monkeypatch):
+    """A stage receives a strip and the lines around it."""
+    model, seen = build(), []
+    stages = [
+        replace(stage, run=lambda *x, run=stage.run: [run(*x), seen.append(x[0].shape[2:])][0])
+        for stage in model.encoder.stages()
+    ]
+    monkeypatch.setattr(model.encoder, "stages", lambda: stages)
+    with torch.inference_mode():
+        list(tiling.bands(model, picture(70, 40), (280, 160), tile=20))
+    assert len(seen) == 4 * 7
+    assert {w for _, w in seen} == {40}
+    assert max(h for h, _ in seen) <= 20 * 20 // 40 + model.encoder.receptive_field + 2  # the last has what is left
 
 
 def test_a_small_picture_goes_through_whole(monkeypatch):

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 
 from lmf.errors import UserError, one_line
@@ -86,6 +85,8 @@ class Tables:
             return source
         if isinstance(source, Mapping):
             return cls._parse(source, "tables")
+        import yaml  # only CMSR needs it
+
         path = Path(source).expanduser()
         try:
             content = yaml.safe_load(path.read_text())
@@ -131,6 +132,8 @@ class Tables:
             "threshold_unit": UNIT,
             "tables": rows,
         }
+        import yaml
+
         text: str = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=200)
         return text
 
