@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lmf.encoders.base import Encoder
+from lmf import kernels
+from lmf.encoders.base import Encoder, convolve, fusible
 
 
 class EDSR(Encoder):
@@ -26,12 +27,15 @@ class EDSR(Encoder):
         self.receptive_field = 2 * blocks + 2
 
     def forward(self, image: Tensor) -> Tensor:
-        head = self.head(image)  # (B, C, h, w)
+        head: Tensor = self.head(image)  # (B, C, h, w)
+        convs = [conv for block in self.blocks for conv in (block.conv1, block.conv2)] + [self.tail]
+        if fusible(head, convs, self.blocks):
+            weights, biases = zip(*((conv.weight, conv.bias) for conv in convs), strict=True)
+            return kernels.residual_blocks(head, weights, biases, self.res_scale)
         x = head
         for block in self.blocks:
             x = block(x)
-        out: Tensor = self.tail(x)
-        return out.add_(head)
+        return convolve(self.tail, x, skip=head)
 
     def grow_from(self, smaller: Encoder) -> bool:
         """See `Encoder.grow_from`. The additional blocks come last and start as identities."""
@@ -57,7 +61,4 @@ class ResidualBlock(nn.Module):
         self.res_scale = res_scale
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv2(self.conv1(x).relu_())  # in place: allocating large maps costs more than the operation
-        if self.res_scale != 1:
-            y = y * self.res_scale
-        return y.add_(x)
+        return convolve(self.conv2, convolve(self.conv1, x, relu=True), skip=x, scale=self.res_scale)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lmf.encoders.base import Encoder
+from lmf import kernels
+from lmf.encoders.base import Encoder, convolve, fusible
 
 
 class RDN(Encoder):
@@ -31,13 +32,13 @@ class RDN(Encoder):
 
     def forward(self, image: Tensor) -> Tensor:
         shallow: Tensor = self.shallow1(image)  # (B, C, h, w)
-        x = self.shallow2(shallow)
+        x = convolve(self.shallow2, shallow)
         outputs = []
         for block in self.blocks:
             x = block(x)
             outputs.append(x)
-        fused: Tensor = self.fusion(torch.cat(outputs, dim=1))
-        return fused + shallow
+        fused = self.fusion[0](torch.cat(outputs, dim=1))
+        return convolve(self.fusion[1], fused, skip=shallow)
 
 
 class ResidualDenseBlock(nn.Module):
@@ -49,8 +50,14 @@ class ResidualDenseBlock(nn.Module):
         self.fusion = nn.Conv2d(width + layers * growth, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        dense = x
-        for conv in self.convs:
-            dense = torch.cat([dense, conv(dense).relu()], dim=1)  # (B, width + i growth, h, w)
-        fused: Tensor = self.fusion(dense)
+        fused: Tensor = self.fusion(self.dense(x))
         return fused + x
+
+    def dense(self, x: Tensor) -> Tensor:
+        """Return ``x`` and the results of all convolutions, (B, width + layers growth, h, w)."""
+        convs = [*self.convs]
+        if fusible(x, convs):
+            return kernels.dense_block(x, [conv.weight for conv in convs], [conv.bias for conv in convs])
+        for conv in convs:
+            x = torch.cat([x, convolve(conv, x, relu=True)], dim=1)  # (B, width + i growth, h, w)
+        return x
