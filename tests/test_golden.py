@@ -41,7 +41,7 @@ LONG_SUMS = {"lm_lte": 1e-2}
 
 @contextmanager
 def sums(name):
-    """Yield the share of pixels that may differ, within a block with direct convolutions where rounding is amplified."""
+    """Yield the share of pixels that may differ, with direct convolutions inside if rounding is amplified."""
     with kernels.encoder("torch" if name in LONG_SUMS else "winograd"):
         yield LONG_SUMS.get(name, SHARE)
 

@@ -20,7 +20,7 @@ ALLOWED = {
     "io": {"errors"},
     "metrics": {"errors"},
     "weights": set(),
-    "kernels": {"grid", "io"},
+    "kernels": {"errors", "grid", "io"},
     "encoders": {"errors", "grid", "kernels"},
     "decoders": {"errors", "grid", "kernels"},
     "renderers": {"decoders", "errors", "grid", "kernels"},
@@ -47,7 +47,8 @@ ALLOWED = {
     },
     "app": {
         "benchmark", "calibration", "checkpoint", "comparison", "data", "decoders", "encoders", "errors", "export",
-        "figures", "inference", "io", "metrics", "model", "precision", "renderers", "training", "web", "weights",
+        "figures", "inference", "io", "kernels", "metrics", "model", "precision", "renderers", "training", "web",
+        "weights",
     },
 }  # fmt: skip
 CONFIGS = {"app"}  # the parts that see Hydra or OmegaConf

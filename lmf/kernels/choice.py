@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lmf.errors import UserError
 from lmf.io.files import cache_folder, write_text
 from lmf.kernels import build, convolution_ops
 
@@ -23,10 +24,10 @@ def checked(*names: str) -> tuple[str, ...]:
     """Return ``names`` if they are some of `ENCODERS`.
 
     Raises:
-        ValueError: if not.
+        UserError: if not.
     """
     if not names or any(name not in ENCODERS for name in names):
-        raise ValueError(f"encoder backends must be some of {', '.join(ENCODERS)}, got {', '.join(names) or 'none'}")
+        raise UserError(f"encoder backends must be some of {', '.join(ENCODERS)}, got {', '.join(names) or 'none'}")
     return names
 
 
@@ -47,7 +48,7 @@ def encoder(*names: str) -> Iterator[None]:
             run, separated by commas.
 
     Raises:
-        ValueError: if a name is unknown.
+        UserError: if a name is unknown.
     """
     global _allowed
     before, _allowed = _allowed, checked(*names)

@@ -114,7 +114,7 @@ def load(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     try:
         library.struct_size.argtypes, library.struct_size.restype = [_int], _int
-        library.convolution_size.restype = _int
+        library.convolution_size.restype = library.register_bytes.restype = _int
         sizes = [*map(library.struct_size, range(len(_STRUCTS) - 1)), library.convolution_size()]
         own = [*map(ctypes.sizeof, _STRUCTS)]
         if sizes != own:

@@ -55,4 +55,7 @@ extern "C" void weight_gradient(const Convolution* c, const float* grad, float* 
     weight_sums(*c, grad, result, threads);
 }
 
+// Bytes of a vector register: 64 with AVX-512, 32 with AVX2.
+extern "C" int64_t register_bytes() { return REGISTER; }
+
 extern "C" int64_t convolution_size() { return sizeof(Convolution); }
