@@ -6,7 +6,8 @@ where a pixel lies in its tile of 4 x 4 pixels. A picture and a part of it there
 starts at a multiple of 4 pixels, apart from the tiles at its borders. NaN and infinities spread over the tiles that
 read them.
 
-Results do not depend on the number of threads. Weights are transformed in every call, which takes about 2 % of it.
+Results do not depend on the number of threads. Weights are transformed in every call, which takes about 5 % of
+it for a 160x90 picture and less for larger ones.
 """
 
 from __future__ import annotations

@@ -1,15 +1,18 @@
-// The transforms of Winograd's minimal filtering F(4x4, 3x3): a tile of 6x6 pixels gives 4x4 results of a 3x3 filter with
-// 36 multiplications instead of 144.
+// The transforms of Winograd's minimal filtering F(4x4, 3x3): a tile of 6x6 pixels gives 4x4 results of a 3x3 filter
+// with 36 multiplications instead of 144.
 //
 // Interpolation points 0, +-5/8, +-3/2 and infinity. Their powers are exact in float32, and rounding errors are half of
 // those of the usual 0, +-1, +-2.
 #pragma once
 #include "vector.h"
 
+namespace winograd {
+
 constexpr int TILE = 6, STEP = 4, POINTS = TILE * TILE;  // sides of a tile before and after, products per tile
 
 namespace point {
-constexpr float a = 5.0f / 8, b = 3.0f / 2, a2 = a * a, b2 = b * b, a3 = a * a2, b3 = b * b2, sum = a2 + b2, product = a2 * b2;
+constexpr float a = 5.0f / 8, a2 = a * a, a3 = a * a2, b = 3.0f / 2, b2 = b * b, b3 = b * b2;
+constexpr float sum = a2 + b2, product = a2 * b2;
 // The scales of the filter's transform: 1 over the product of a point's distances from the others.
 constexpr float at_zero = 1 / (a2 * b2), at_a = 1 / (2 * a2 * (a2 - b2)), at_b = 1 / (2 * b2 * (b2 - a2));
 }  // namespace point
@@ -76,3 +79,5 @@ LMF_INLINE void unfilter(const V (&u)[TILE], V (&g)[3]) {
     g[1] = (at_a * a) * (u[1] - u[2]) + (at_b * b) * (u[3] - u[4]);
     g[2] = a2 * even_a + b2 * even_b + u[5];
 }
+
+}  // namespace winograd

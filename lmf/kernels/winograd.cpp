@@ -6,6 +6,8 @@
 #include <unistd.h>
 #endif
 
+using namespace winograd;
+
 static int64_t cache_bytes() {
 #ifdef _SC_LEVEL2_CACHE_SIZE
     const int64_t found = sysconf(_SC_LEVEL2_CACHE_SIZE);

@@ -1,14 +1,16 @@
 // 3x3 convolutions of channels-last maps by F(4x4, 3x3), with what follows them: bias, ReLU, scale and skip connection.
 //
-// Threads take blocks of tiles. A block is small enough that its tiles stay in the second-level cache from the transform
-// of the input over the 36 matrix products to the transform back. A result depends on neither blocks nor threads, only on
-// where its pixel lies in its tile; tiles start at multiples of four pixels.
+// Threads take blocks of tiles. A block is small enough that its tiles stay in the second-level cache from the
+// transform of the input over the 36 matrix products to the transform back. A result depends on neither blocks nor
+// threads, only on where its pixel lies in its tile; tiles start at multiples of four pixels.
 #pragma once
 #include <algorithm>
 #include <memory>
 #include <new>
 
 #include "transform.h"
+
+namespace winograd {
 
 constexpr int N = REGISTER / sizeof(float);
 #if defined(__AVX512F__) || defined(__aarch64__)
@@ -27,8 +29,8 @@ constexpr int product_rows() {
     return rows > 16 ? 16 : rows;
 }
 
-// One convolution with padding 1. Maps are (batch, height, width, channels); the channels of a pixel are contiguous, and
-// pixels have even distances, so that a map may be some channels of a larger one.
+// One convolution with padding 1. Maps are (batch, height, width, channels); the channels of a pixel are contiguous,
+// and pixels have even distances, so that a map may be some channels of a larger one.
 struct Convolution {
     int64_t batch, height, width, in, out;
     int64_t x_stride, y_stride, skip_stride;  // numbers from one pixel to the next
@@ -252,3 +254,5 @@ inline void convolve(const Convolution& c, const float* weight, const float* zer
     const Finish finish(c);
     for (int64_t t = 0; t < count; t++) finish(Tile(c, first + t), products + t * to.out_row, to.out_plane);
 }
+
+}  // namespace winograd

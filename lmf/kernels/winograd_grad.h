@@ -3,6 +3,8 @@
 #pragma once
 #include "winograd.h"
 
+namespace winograd {
+
 constexpr int64_t PIECE = 96;  // tiles whose sums are taken at a time; those of all pieces are added in order
 
 // Transforms the gradient's 4x4 pixels of each tile: m[point * plane + k], k < count.
@@ -90,7 +92,8 @@ inline void unfilter(const float* sums, int64_t plane, int64_t k, int64_t in, in
 // The gradient (out, in, 3, 3) of the weights, from `grad` with the strides of `c.y`. It does not depend on `threads`:
 // every sum is taken by one thread, over the tiles in order.
 inline void weight_sums(const Convolution& c, const float* grad, float* result, int64_t threads) {
-    const int64_t in_row = round_up(std::min(c.in, DEEP), N), out_row = round_up(c.out, N), zero_size = std::max(c.in, c.out);
+    const int64_t in_row = round_up(std::min(c.in, DEEP), N), out_row = round_up(c.out, N);
+    const int64_t zero_size = std::max(c.in, c.out);
     const int64_t in_plane = Layout::plane(PIECE * in_row), out_plane = Layout::plane(PIECE * out_row);
     const int64_t sums_plane = Layout::plane((in_row + 16) * out_row), panels = (out_row + PANEL - 1) / PANEL;
     const int64_t pieces = std::min(threads, (c.tiles() + PIECE - 1) / PIECE);
@@ -128,3 +131,5 @@ inline void weight_sums(const Convolution& c, const float* grad, float* result, 
             unfilter(sums.get() + k * out_row, sums_plane, start + k, c.in, c.out, result);
     }
 }
+
+}  // namespace winograd
