@@ -1,9 +1,11 @@
-"""Measures the zoom page: the time of frames while a view is dragged, and the memory for a large photograph.
+"""Measures the zoom page: the time of frames while a view is moved, and the memory for a large photograph.
 
     python benchmarks/zoom.py                  frames of 1024x640 at x4, x8, x16, and the memory for 12 megapixels
     python benchmarks/zoom.py --whole          the same, with all features of the photograph computed: minutes
 
-A frame is timed from the request to its last byte, over HTTP on this machine, pixels sent as they are.
+A frame is timed from the request to its last byte, over HTTP on this machine, pixels sent as they are. "whole" frames
+hold all pixels of the view, as after zooming. "dragged" frames hold those that the last one did not show, which is what
+the page asks for.
 """
 
 import argparse
@@ -43,12 +45,13 @@ class Page:
         answer = self.connection.getresponse()
         return answer, answer.read()
 
-    def frame(self, scale, top, left, size):
+    def frame(self, scale, top, left, size, held=None):
         """Return the seconds until a view has arrived, and those of rendering it, once its features are there."""
         while True:
             self.number += 1
             view = {"top": top, "bottom": top + size[0], "left": left, "right": left + size[1]}
-            asked = {"part": "a", "number": self.number, "method": self.method, "scale": scale, "raw": True, **view}
+            asked = {"part": "a", "number": self.number, "method": self.method, "scale": scale, **view}
+            asked |= {"raw": True, "held": held}
             start = time.perf_counter()
             answer, body = self.post("/api/frame", asked)
             if answer.status == 200:
@@ -90,23 +93,31 @@ def serve(pixels, model):
 
 
 def frames(options):
-    """Print the times of frames while a view is dragged."""
+    """Print the times of frames while a view is moved."""
     height, width = options.view
     sides = [n // 4 + options.frames * STEP // 4 + 64 for n in (height, width)]
     page, stop = serve(photograph(*sides), options.model)
     print(f"view {width}x{height}, {torch.get_num_threads()} threads; milliseconds")
-    print(f"{'scale':>6} {'first':>8} {'rendered':>9} {'median':>8} {'90 %':>8} {'frames/s':>9}")
+    print(f"{'scale':>6} {'frames':>8} {'first':>8} {'rendered':>9} {'median':>8} {'90 %':>8} {'frames/s':>9}")
     page.frame(0.5, 0, 0, sides)  # everything is encoded
     for scale in options.scales:
         top, left = (
             max(0, round((n * scale - visible - options.frames * STEP) / 2))
             for n, visible in zip(sides, (height, width), strict=True)
         )
-        first, *times = [page.frame(scale, top, left + i * STEP, (height, width)) for i in range(options.frames + 1)]
-        arrived = sorted(1000 * seconds for seconds, _, _ in times)
-        rendered = statistics.median(1000 * seconds for _, seconds, _ in times)
-        median, late = statistics.median(arrived), arrived[int(0.9 * (len(arrived) - 1))]
-        print(f"{scale:>6g} {1000 * first[0]:>8.1f} {rendered:>9.1f} {median:>8.1f} {late:>8.1f} {1000 / median:>9.1f}")
+        for kind in ("whole", "dragged"):
+            results, held = [], None
+            for i in range(options.frames + 1):
+                at = left + i * STEP
+                results.append(page.frame(scale, top, at, (height, width), held))
+                if kind == "dragged":
+                    held = {"top": top, "bottom": top + height, "left": at, "right": at + width}
+            first, *times = results
+            arrived = sorted(1000 * seconds for seconds, _, _ in times)
+            rendered = statistics.median(1000 * seconds for _, seconds, _ in times)
+            median, late = statistics.median(arrived), arrived[int(0.9 * (len(arrived) - 1))]
+            numbers = f"{rendered:>9.1f} {median:>8.1f} {late:>8.1f} {1000 / median:>9.1f}"
+            print(f"{scale:>6g} {kind:>8} {1000 * first[0]:>8.1f} {numbers}")
     stop()
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -44,6 +45,14 @@ def needed(extra: str) -> Iterator[None]:
         if error.name is None or error.name.partition(".")[0] == "lmf":
             raise
         raise MissingExtra(f"{error.name} is not installed: pip install 'lmf[{extra}]'") from error
+
+
+def did_you_mean(unknown: str | Iterable[str], known: Iterable[str]) -> str:
+    """Return the end of a message about ``unknown`` names, which proposes similar ``known`` ones; empty without any."""
+    names = [unknown] if isinstance(unknown, str) else unknown
+    choices = list(known)
+    found = [match for name in names for match in difflib.get_close_matches(name, choices, 1)]
+    return f"; did you mean {', '.join(dict.fromkeys(found))}?" if found else ""
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -114,7 +114,8 @@ class SRModel(nn.Module):
 
     def prepare(self, lr: Tensor, size: Size) -> Enlargement:
         """Describe the enlargement of ``lr`` (B, 3, h, w) in network units to ``size`` (H, W) without computing it."""
-        return Enlargement(self, self.pad(lr), self.target((lr.shape[-2], lr.shape[-1]), size))
+        target = self.target((lr.shape[-2], lr.shape[-1]), size)
+        return Enlargement(self, self.pad(lr), target, target)
 
     def pad(self, lr: Tensor) -> Tensor:
         """Reflect ``lr`` (..., h, w) at the bottom and right to the next multiples of ``encoder.multiple``."""
@@ -172,11 +173,13 @@ class Enlargement:
         model: encoder, decoder and renderer.
         image: (B, 3, h, w) network input in [-1, 1], padded to ``encoder.multiple``.
         target: the output pixels, in coordinates of ``image``.
+        picture: all pixels of the enlargement, of which ``target`` may be a part.
     """
 
     model: SRModel
     image: Tensor
     target: Grid
+    picture: Grid
 
     @cached_property
     def cell(self) -> Tensor:
@@ -196,6 +199,12 @@ class Enlargement:
         """Compute the decoder's latent from ``feat`` (B, C, h, w)."""
         return self.model.decoder.latent(self.features() if feat is None else feat, self.image, self.cell)
 
+    def summarised(self, latent: Latent | None = None) -> Latent:
+        """Return ``latent`` for rendering parts of the picture, see `Decoder.summarise`."""
+        latent = self.latent() if latent is None else latent
+        summarised: Latent = self.model.decoder.summarise(latent, self.picture, self.cell)
+        return summarised
+
     def render(self, latent: Latent | None = None, renderer: Renderer | None = None) -> Tensor:
         """Render ``target`` as (B, 3, rows, cols) in network units.
 
@@ -204,7 +213,10 @@ class Enlargement:
             renderer: used instead of the model's renderer.
         """
         renderer = renderer or self.model.renderer
-        return renderer(self.model.decoder, self.latent() if latent is None else latent, self.target, self.cell)
+        latent = self.latent() if latent is None else latent
+        if self.target != self.picture:
+            latent = self.summarised(latent)
+        return renderer(self.model.decoder, latent, self.target, self.cell)
 
     def crop(self, rows: tuple[int, int], cols: tuple[int, int]) -> Enlargement:
         """Restrict the output to the pixels in half-open ranges of ``rows`` and ``cols``."""

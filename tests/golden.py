@@ -58,7 +58,9 @@ def weights(keys: list, seed: int) -> dict[str, Tensor]:
             state[key] = torch.zeros(shape)
             continue
         a = np.random.RandomState((zlib.crc32(key.encode()) + seed) % 2**32).standard_normal(shape)
-        if len(shape) >= 2:
+        if key.split(".")[-2:-1] in (["kln"], ["vln"]):  # layer norms, some of which have two or more dimensions
+            a = 1 + 0.1 * a if key.endswith("weight") else 0.05 * a
+        elif len(shape) >= 2:
             a *= (2 / np.prod(shape[1:])) ** 0.5 * (0.5 if key.startswith("encoder.") else 0.8)
         elif "norm" in key and key.endswith("weight"):
             a = 1 + 0.1 * a

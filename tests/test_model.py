@@ -22,8 +22,12 @@ TINY = {
     "lm_liif_features": lambda: decoders.LMLIIF(8, 8, 2, [16], 0),
     "lm_lte": lambda: decoders.LMLTE(8, 16, 8, 2, [16], 16),
     "lm_lte_features": lambda: decoders.LMLTE(8, 16, 8, 2, [16], 0),
+    "lm_lte_heat": lambda: decoders.LMLTEHeat(8, 16, 8, 2, [16], 16),
+    "lm_lte_heat_features": lambda: decoders.LMLTEHeat(8, 16, 8, 2, [16], 0),
     "lm_ciaosr": lambda: decoders.LMCiaoSR(8, 8, 2, [16], [16], [16], [16], 8),
     "lm_ciaosr_features": lambda: decoders.LMCiaoSR(8, 8, 2, [16], [16], [16], [16], 0),
+    "srno": lambda: decoders.SRNO(8, 16, 4),
+    "lm_srno": lambda: decoders.LMSRNO(8, 8, 2, 16, 4, code_channels=4),
     "bicubic": lambda: decoders.Bicubic(8),
 }
 
@@ -77,7 +81,10 @@ def test_bands_queries_and_whole_agree(model):
     assert not lr.is_contiguous()
     assert not coord.is_contiguous()
     expected = whole.flatten(2)[:, :, some].transpose(1, 2)
-    torch.testing.assert_close(model(lr, coord, cell), expected, atol=1e-5, rtol=0)
+    latent = model.prepare(lr, size).summarised()
+    torch.testing.assert_close(model.decoder.query(latent, coord, cell), expected, atol=1e-5, rtol=0)
+    if model.decoder.pointwise:
+        torch.testing.assert_close(model(lr, coord, cell), expected, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -122,7 +129,7 @@ def test_pictures_in_double_precision(model):
         assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
         torch.testing.assert_close(single.double(), double, atol=1e-4, rtol=0)
         coord = enlargement.target.coord().double()[None]
-        queried = model.decoder.query(enlargement.latent(), coord, enlargement.cell)
+        queried = model.decoder.query(enlargement.summarised(), coord, enlargement.cell)
         torch.testing.assert_close(double.flatten(2).mT, queried, atol=1e-12, rtol=0)
     cells = enlargement.target.cells
     assert enlargement.cell.tolist()[0] == pytest.approx([2 / n for n in cells], rel=1e-15)  # none of them is clipped

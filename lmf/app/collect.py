@@ -37,6 +37,7 @@ SHOWN = (
     "bicubic_psnr",
     "decoder_gmacs",
     "decoder_s",
+    "peak_mib",
     "dense_psnr",
     "psnr_vs_dense",
     "least_psnr_vs_dense",

@@ -7,14 +7,14 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException, HydraException, InstantiationException
+from hydra.errors import CompactHydraException, HydraException, InstantiationException, MissingConfigException
 from hydra.types import RunMode
 from hydra.utils import get_method
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -98,8 +98,16 @@ def signal_behind(error: BaseException) -> int:
 def explain(error: BaseException) -> str | None:
     """Return a one-line message for an error that the user or the machine has caused; None for a bug."""
     cause = root_cause(error)
+    if isinstance(cause, MissingConfigException) and cause.options:
+        return unknown_choice(str(cause.missing_cfg_file), cause.options)
     called = cause is not error and isinstance(cause, CALL_ERRORS)
     return errors.describe(cause) if called or isinstance(cause, USER_ERRORS) else errors.explain(cause)
+
+
+def unknown_choice(path: str, options: Sequence[str]) -> str:
+    """Return a message about a config of a group, such as ``experiment/lmf_edrs``, that is none of ``options``."""
+    group, _, name = path.rpartition("/")
+    return f"{group}={name}: no such choice; there are {', '.join(options)}{errors.did_you_mean(name, options)}"
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -125,6 +133,8 @@ def explained() -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # without it Hydra prints errors and exits
     try:
         yield
+    except JobError:
+        sys.exit(1)  # the job has logged the message
     except Exception as error:
         message = explain(error)
         if message is None:

@@ -19,8 +19,8 @@ def run(arguments: Sequence[str]) -> None:
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     serve = {name: getattr(options, name) for name in ("host", "port", "browser", "trust")}
-    limits = {name: getattr(options, name) for name in ("max_pixels", "max_output", "idle", "sessions")}
-    settings = web.Settings(**limits, max_bytes=int(options.max_mib * 2**20), hosts=tuple(options.allow_host))
+    limits = {name: getattr(options, name) for name in ("max_bytes", "max_pixels", "max_output", "idle", "sessions")}
+    settings = web.Settings(**limits, hosts=tuple(options.allow_host))
     models = options.model or [*lmf.list_models()]
     web.serve(options.photo, models, device=device(options.device), settings=settings, **serve)
 
@@ -50,9 +50,7 @@ def parser() -> Parser:
         metavar="NAME",
         help="a name by which browsers reach the server, besides localhost and IP addresses; may be repeated",
     )
-    made.add_argument(
-        "--max-mib", type=float, default=100, metavar="MIB", help="largest uploaded file (default: %(default)s MiB)"
-    )
+    made.add_argument("--max-bytes", type=int, default=100 << 20, help="largest uploaded file (default: %(default)s)")
     made.add_argument(
         "--max-pixels", type=int, default=40_000_000, help="largest picture to open (default: %(default)s)"
     )

@@ -1,5 +1,6 @@
 """Loads and saves models, including published checkpoints of other projects."""
 
+from lmf.checkpoint.average import average
 from lmf.checkpoint.descriptor import ModelDescriptor, SizeRequirements, load_descriptor
 from lmf.checkpoint.files import (
     FORMAT,
@@ -10,6 +11,7 @@ from lmf.checkpoint.files import (
     from_authors,
     list_models,
     load,
+    options,
     read_card,
     save,
     short_name,
@@ -23,6 +25,7 @@ __all__ = [
     "CheckpointError",
     "ModelDescriptor",
     "SizeRequirements",
+    "average",
     "build",
     "check_finite",
     "find",
@@ -31,6 +34,7 @@ __all__ = [
     "list_models",
     "load",
     "load_descriptor",
+    "options",
     "read_card",
     "save",
     "short_name",

@@ -7,6 +7,7 @@ classes of this package and of packages that the caller trusts.
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import logging
 import math
@@ -18,14 +19,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmf.checkpoint import foreign, published
 from lmf.checkpoint.pickles import CheckpointError, check_finite, is_safetensors, kind_of, unpickle
 from lmf.checkpoint.translate import check_names, without_wrappers
 from lmf.decoders.base import Decoder
 from lmf.encoders.base import Encoder
-from lmf.errors import UserError, one_line
+from lmf.errors import UserError, did_you_mean, one_line
 from lmf.io.files import write_bytes
 from lmf.model import SRModel
 from lmf.weights import bundled
@@ -91,6 +92,13 @@ def sorted_header(data: bytes) -> bytes:
     header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header + data[8 + size :]
+
+
+def options(part: nn.Module, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete the ``config`` of an encoder or decoder with the defaults of its class, in plain types."""
+    defaults = {k: p.default for k, p in inspect.signature(type(part)).parameters.items() if p.default is not p.empty}
+    complete: dict[str, Any] = json.loads(json.dumps({**defaults, **config}))
+    return complete
 
 
 def list_models() -> dict[str, dict[str, Any]]:
@@ -217,7 +225,8 @@ def find(source: str | os.PathLike[str]) -> Path:
                 return candidate
         raise CheckpointError(f"{path}: a folder without {' or '.join(str(c.relative_to(path)) for c in candidates)}")
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; give {SOURCES}")
+        similar = did_you_mean(str(source), bundled())
+        raise CheckpointError(f"{path}: no such checkpoint; give {SOURCES}{similar}")
     return path
 
 

@@ -1,4 +1,4 @@
-"""Translates the checkpoints published by the authors of LIIF, LTE, CiaoSR and LMF into models of this package.
+"""Translates the checkpoints published by the authors of LIIF, LTE, CiaoSR, SRNO and LMF into models of this package.
 
 They contain ``{name, args}`` and a state dict, whose names only this module and `published_encoders` know. The
 translation keeps all options that the weights depend on and returns a note for every other one. Missing options have
@@ -31,7 +31,7 @@ from lmf.errors import UserError
 # Known options of the published decoders. Options that are not translated affect only training or evaluation.
 _KNOWN = ("encoder_spec", "encoder", "imnet_spec", "hypernet_spec", "imnet_q", "imnet_k", "imnet_v", "prenet_q",
           "hypernet_q", "hidden_dim", "local_ensemble", "feat_unfold", "cell_decode", "mod_input", "local_size",
-          "non_local_attn", "multi_scale", "softmax_scale", "eval_bsize", "cmsr_spec")  # fmt: skip
+          "non_local_attn", "multi_scale", "softmax_scale", "eval_bsize", "cmsr_spec", "width", "blocks")  # fmt: skip
 
 
 def convert(spec: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[Config, State, list[str]]:
@@ -116,6 +116,23 @@ def ciaosr(args: Config, state: State, notes: list[str]) -> tuple[Config, State]
         "_target_": "lmf.decoders.CiaoSR",
         **{f"hidden_{x}": widths(state, f"imnet_{x}.layers") for x in "qkv"},
     }, state
+
+
+def srno(args: Config, state: State, notes: list[str]) -> tuple[Config, State]:
+    """Translate SRNO, see `Converter`. The published code has 1 x 1 convolutions in place of linear layers."""
+    state = rename(
+        state,
+        {
+            r"conv00\.": "lift.",
+            r"conv(\d+)\.qkv_proj\.": r"attention.\1.qkv.",
+            r"conv(\d+)\.o_proj([12])\.": r"attention.\1.out\2.",
+            r"conv(\d+)\.kln\.": r"attention.\1.key_norm.",
+            r"conv(\d+)\.vln\.": r"attention.\1.value_norm.",
+        },
+    )
+    state = {k: v.flatten(1) if v.dim() > 2 else v for k, v in state.items()}
+    norm = state["attention.0.key_norm.weight"]
+    return {"_target_": "lmf.decoders.SRNO", "width": len(state["lift.weight"]), "heads": len(norm)}, state
 
 
 def lm_liif(args: Config, state: State, notes: list[str]) -> tuple[Config, State]:
@@ -207,6 +224,7 @@ DECODERS: dict[str, Converter] = {
     "lte": lte,
     "lte-fast": lte_plus,
     "ciaosr": ciaosr,
+    "sronet": srno,
     "lmliif": lm_liif,
     "lmlte": lm_lte,
     "lmciaosr": lm_ciaosr,

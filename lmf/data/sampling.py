@@ -74,11 +74,8 @@ class TrainSamples:
         if self.sampling.graphics:
             rng = np.random.default_rng((3, self.seed, number))
             extra["drawn"] = np.array(rng.random() < self.sampling.graphics)
-            if extra[
-                "drawn"
-            ]:  # with letters and lines of usual sizes at the scale of the HR picture, the LR one or between
-                small = max(16, round(side / rng.uniform(1, max(1, side / patch))))
-                crop = draw(rng, small, small, scale=side / small)
+            if extra["drawn"]:
+                crop = draw_crop(rng, side, patch)
         return {
             "lr": resize_pil(crop, (patch, patch)),
             "target": crop.reshape(-1, 3)[pixel],
@@ -87,6 +84,27 @@ class TrainSamples:
             "flip": flip,
             **extra,
         }
+
+
+def draw_crop(rng: np.random.Generator, side: int, patch: int) -> Array:
+    """Draw a square graphic whose letters and lines have usual sizes in its LR picture or in a larger one.
+
+    Half of the graphics are made for the LR picture, so that details of a single LR pixel occur. The others are made
+    for a size between those of the LR and the HR picture.
+
+    Args:
+        rng: the source of all choices.
+        side: height and width of the graphic in pixels.
+        patch: height and width of the LR picture.
+
+    Returns:
+        uint8 (side, side, 3).
+    """
+    reduction = max(1.0, side / patch)
+    if rng.random() < 0.5:
+        reduction = rng.uniform(1, reduction)
+    small = max(16, round(side / reduction))
+    return draw(rng, small, small, scale=side / small)
 
 
 def crop_size(patch: int, scale: float) -> int:

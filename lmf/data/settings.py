@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from lmf.errors import UserError
+from lmf.errors import UserError, did_you_mean
 from lmf.metrics import Protocol
 
 T = TypeVar("T")
@@ -127,7 +127,8 @@ class EvalSettings:
             return dict(sources)
         unknown = [name for name in self.sets if name not in sources]
         if unknown or not self.sets:
-            raise DataError(f"sets must be some of {', '.join(sources)}, got {', '.join(unknown) or 'none'}")
+            similar = did_you_mean(unknown, sources)
+            raise DataError(f"sets must be some of {', '.join(sources)}, got {', '.join(unknown) or 'none'}{similar}")
         return {name: sources[name] for name in self.sets}
 
 

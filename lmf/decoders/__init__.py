@@ -7,23 +7,28 @@ from lmf.decoders.diif import DIIF
 from lmf.decoders.liif import LIIF
 from lmf.decoders.lm_ciaosr import LMCiaoSR
 from lmf.decoders.lm_liif import LMLIIF
-from lmf.decoders.lm_lte import LMLTE
+from lmf.decoders.lm_lte import LMLTE, LMLTEHeat
+from lmf.decoders.lm_srno import LMSRNO
 from lmf.decoders.lte import LTE, LTEPlus
 from lmf.decoders.metasr import MetaSR
 from lmf.decoders.modulation import LMFDecoder, ModulatedLatent, ModulatedMLP
+from lmf.decoders.srno import SRNO
 
 __all__ = [
     "DIIF",
     "LIIF",
     "LMLIIF",
     "LMLTE",
+    "LMSRNO",
     "LTE",
     "MLP",
+    "SRNO",
     "Bicubic",
     "CiaoSR",
     "Decoder",
     "LMCiaoSR",
     "LMFDecoder",
+    "LMLTEHeat",
     "LTEPlus",
     "Latent",
     "MetaSR",

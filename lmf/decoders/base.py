@@ -67,6 +67,8 @@ class Decoder(nn.Module):
             and the features and image pixels that its colour depends on. A colour must not depend on the absolute
             position either, so that a picture can be computed in strips. None if no bound is known; latents then always
             cover the whole picture.
+        pointwise: whether a colour is independent of the other coordinates of a call. If not, a picture is defined by
+            one call for all of its pixels; `summarise` makes it possible to render it in parts.
         graph_obstacle: why `lmf.export` cannot write the decoder as a graph for all sizes; None if it can.
 
     Raises:
@@ -74,6 +76,7 @@ class Decoder(nn.Module):
     """
 
     receptive_field: int | None = None
+    pointwise: bool = True
     graph_obstacle: str | None = None
 
     def __init__(self, in_channels: int, skip: Skip = "none", clip_scale: float | None = None) -> None:
@@ -119,6 +122,19 @@ class Decoder(nn.Module):
     def decode(self, latent: Any, coord: Tensor, cell: Tensor) -> Tensor:
         """Predict colours (B, Q, 3) at ``coord`` (B, Q, 2) without the bilinear skip; see `query`."""
         raise TypeError(f"{type(self).__name__} does not define decode(latent, coord, cell)")
+
+    def summarise(self, latent: Any, target: grid.Grid, cell: Tensor) -> Any:
+        """Add to ``latent`` what all pixels of ``target`` contribute to each colour.
+
+        Colours then are those of a call for all of these pixels, whichever are asked. A pointwise decoder returns
+        ``latent``, and so does every decoder if this has been done before.
+
+        Args:
+            latent: result of `latent`.
+            target: all pixels of the picture.
+            cell: (B, 2) size of an output pixel in [-1, 1] units.
+        """
+        return latent
 
     def query(self, latent: Latent, coord: Tensor, cell: Tensor) -> Tensor:
         """Predict colours at scattered coordinates.
@@ -173,13 +189,24 @@ class Linear(nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_exporting() or x.device.type != "cpu" or x.dtype == torch.float64:
-            return super().forward(x)
-        if self.out_features < 16 or not x.numel():
-            return super().forward(x)
-        maps = x.reshape(1, 1, -1, self.in_features).permute(0, 3, 1, 2)  # (1, in, 1, N), channels last
-        maps = F.conv2d(maps, self.weight[:, :, None, None], self.bias)
-        return maps.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute ``x @ weight.T + bias`` as `Linear` does.
+
+    Args:
+        x: (..., in).
+        weight: (out, in).
+        bias: (out,), or None.
+    """
+    if torch.compiler.is_exporting() or x.device.type != "cpu" or x.dtype == torch.float64:
+        return F.linear(x, weight, bias)
+    if len(weight) < 16 or not x.numel():
+        return F.linear(x, weight, bias)
+    maps = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, in, 1, N), channels last
+    maps = F.conv2d(maps, weight[:, :, None, None], bias)
+    return maps.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
 
 
 class MLP(nn.Module):

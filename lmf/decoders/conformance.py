@@ -73,7 +73,10 @@ def check_state(make: Make) -> None:
 
 
 def check_pixels(make: Make) -> None:
-    """Check that a pixel does not depend on the other queries: in whole pictures, in parts, among any coordinates."""
+    """Check that a pixel does not depend on the other queries: in whole pictures, in parts, among any coordinates.
+
+    For a decoder that is not pointwise, this holds after `Decoder.summarise`.
+    """
     decoder = make(CHANNELS).eval()
     for lr_size, size in SIZES:
         latent, target, cell = encode(decoder, *inputs(2, lr_size), size)
@@ -85,6 +88,22 @@ def check_pixels(make: Make) -> None:
         expect_close(some, colours[:, order], "a colour must not depend on the other coordinates of the query")
         part = decoder.render(latent, target.band(1, size[0]), cell)
         expect_close(part, picture[:, :, 1:], "rendering some rows must equal these rows of the whole picture")
+
+
+def check_summary(make: Make) -> None:
+    """Check that `Decoder.summarise` keeps the picture and does its work once."""
+    decoder = make(CHANNELS).eval()
+    expect(
+        decoder.pointwise or decoder.receptive_field is None,
+        f"a decoder that is not pointwise must have receptive_field None, got {decoder.receptive_field}",
+    )
+    for lr_size, size in SIZES:
+        feat, image = inputs(2, lr_size)
+        summarised, target, cell = encode(decoder, feat, image, size)
+        whole = decoder.render(decoder.latent(feat, image, cell), target, cell)
+        expect_close(decoder.render(summarised, target, cell), whole, "summarise() must not change the picture")
+        again = decoder.summarise(summarised, target.band(0, 1), cell)
+        expect_close(decoder.render(again, target, cell), whole, "summarise() must leave a summarised latent alone")
 
 
 def check_batches(make: Make) -> None:
@@ -169,6 +188,7 @@ CHECKS: Sequence[Callable[[Make], None]] = (
     check_shapes,
     check_state,
     check_pixels,
+    check_summary,
     check_batches,
     check_receptive_field,
     check_precision,
@@ -183,10 +203,14 @@ def inputs(batch: int, size: Size) -> tuple[Tensor, Tensor]:
 
 
 def encode(decoder: Decoder, feat: Tensor, image: Tensor, size: Size) -> tuple[Latent, Grid, Tensor]:
-    """Return the latent, the output pixels and the cell of an enlargement to ``size``."""
+    """Return the latent, the output pixels and the cell of an enlargement to ``size``.
+
+    The latent is summarised if the decoder is not pointwise.
+    """
     target, lr_size = Grid.of(*size), (feat.shape[-2], feat.shape[-1])
     cell = decoder.cell(target, lr_size, len(feat), feat.device, feat.dtype)
-    return decoder.latent(feat, image, cell), target, cell
+    latent = decoder.latent(feat, image, cell)
+    return latent if decoder.pointwise else decoder.summarise(latent, target, cell), target, cell
 
 
 def picture_of(decoder: Decoder, feat: Tensor, image: Tensor, size: Size) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,9 @@ from lmf.decoders.base import MLP, Skip
 from lmf.decoders.lte import estimate, fourier
 from lmf.decoders.modulation import LMFDecoder, ModulatedLatent, ModulatedMLP
 from lmf.errors import UserError
+
+# Initial diffusivity of Thera, in units in which a latent cell spans 2 instead of 1.
+DIFFUSIVITY = 4 * math.sqrt(math.log(4)) / (2 * math.pi**2)
 
 
 class LMLTE(LMFDecoder):
@@ -79,3 +84,52 @@ class LMLTE(LMFDecoder):
     def extra(self, rel_cell: Tensor) -> Tensor:
         phase: Tensor = (self.imphase if self.code_channels else self.phase)(rel_cell)
         return phase
+
+
+class LMLTEHeat(LMLTE):
+    """LM-LTE whose waves decay with the area of an output pixel, as heat spreads; a variant of this package.
+
+    The amplitude of a wave of frequency f is multiplied by ``exp(-pi^2 k |f r / 2|^2)``, where r is the size of an
+    output pixel and one latent cell spans 2 units along both axes (Thera, Becker et al., 2024). Waves that are too fine
+    for the pixels of a small enlargement therefore vanish from the input of the renderer at every scale, also at those
+    that were not seen in training. The diffusivity k is learnt. Only the cell that phases are computed from is clipped,
+    so that latents differ between all scales.
+
+    Args:
+        in_channels, hidden_dim, width, depth, hyper, code_channels, skip, bounded: see `LMLTE`.
+        phase_scale: largest scale seen in training. Above it phases are those of this scale; None disables this.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 64,
+        hidden_dim: int = 128,
+        width: int = 16,
+        depth: int = 8,
+        hyper: Sequence[int] = (288,),
+        code_channels: int = 32,
+        skip: Skip = "bilinear",
+        phase_scale: float | None = 4.0,
+        bounded: bool = False,
+    ) -> None:
+        super().__init__(in_channels, hidden_dim, width, depth, hyper, code_channels, skip, None, bounded)
+        self.phase_scale = phase_scale
+        self.log_diffusivity = nn.Parameter(torch.tensor(DIFFUSIVITY).log())
+
+    def latent(self, feat: Tensor, image: Tensor, cell: Tensor) -> ModulatedLatent:
+        size = (feat.shape[-2], feat.shape[-1])
+        clipped = cell if self.phase_scale is None else grid.clip_cell(cell, size, self.phase_scale)
+        latent = super().latent(feat, image, clipped)
+        return replace(latent, code=self.decayed(latent.code, grid.relative_cell(cell, size)))
+
+    def decayed(self, waves: Tensor, rel_cell: Tensor) -> Tensor:
+        """Damp the amplitudes of ``waves`` (B, h, w, 2 N), see `FourierLatent`, for ``rel_cell`` (B, 2)."""
+        n = waves.shape[-1] // 2
+        coef, freq_y, freq_x = waves.split((n, n // 2, n // 2), dim=-1)
+        y, x = (rel_cell / 2)[:, None, None, :, None].unbind(3)  # (B, 1, 1, 1)
+        spread = (freq_y * y).square() + (freq_x * x).square()  # (B, h, w, N / 2)
+        decay = torch.exp(-(math.pi**2) * self.log_diffusivity.exp() * spread)
+        return torch.cat([coef * torch.cat([decay, decay], dim=-1), freq_y, freq_x], dim=-1)
+
+    def extra(self, rel_cell: Tensor) -> Tensor:
+        return super().extra(rel_cell if self.phase_scale is None else rel_cell.clamp_min(2 / self.phase_scale))

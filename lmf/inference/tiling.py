@@ -3,8 +3,9 @@
 The result equals `SRModel.render` up to float32 rounding. Tiles and strips overlap by the ``receptive_field`` of the
 encoder and the decoder, and coordinates keep their rounding (`lmf.grid.Strip`). If a decoder has no receptive field
 (non-local features), features are still computed by tile, but the latent covers the whole picture. If an encoder has
-none, the features cover it too. A renderer that is not pointwise (CMSR) receives and renders the whole picture. A
-self-ensemble does all this for each flip and rotation, and holds their sum for a band of the output.
+none, the features cover it too. A decoder that is not pointwise (SRNO) summarises all pixels of the picture first. A
+renderer that is not pointwise (CMSR) receives and renders the whole picture. A self-ensemble does all this for each
+flip and rotation, and holds their sum for a band of the output.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ def pieces(
         for i, j in cut(start, stop, latents):
             a, b = around(i, j)
             strip = whole.strip(a, b, axis)
-            latent = strip.latent(feat.narrow(2 + axis, a - low, b - a))
+            latent = strip.summarised(strip.latent(feat.narrow(2 + axis, a - low, b - a)))
             for k, m in cut(i, j, pixels):
                 part = strip.crop((k, m), whole_across) if axis == 0 else strip.crop(whole_across, (k, m))
                 yield k, m, part.render(latent, renderer)

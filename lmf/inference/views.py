@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
-import torch
 from torch import Tensor
 
 from lmf.decoders.base import Latent
@@ -23,13 +22,16 @@ from lmf.renderers import Renderer
 
 TILE = 256  # side of an encoder tile in LR pixels: a view must not wait for long
 PATCH = 64  # side of a patch of latents in LR pixels: what dragging a view adds
+WINDOW = 1 << 17  # largest number of LR pixels whose latents are joined to one: 104 MiB for LM-LIIF
+SMALL = 1 << 17  # smallest number of output pixels for which that pays
 Lattice = tuple[list[Span], list[Span]]  # the rows and the columns of boxes
 
 
 class Views:
     """Rectangles of the enlargements of one picture.
 
-    `encode` computes the features of one tile. `render` needs all tiles that `missing` names.
+    `encode` computes the features of one tile. `render` needs all tiles that `missing` names. If the decoder is not
+    pointwise, the first view at each scale costs as much as the whole picture.
 
     Args:
         model: the model; its renderer is not used.
@@ -53,7 +55,7 @@ class Views:
         self._patches = cut((h, w), whole if reach is None else patch)
         self.tiles = [*product(*self._tiles)]
         self.encoded: set[Box] = set()
-        self._key = object()
+        self._key, self._window_key = object(), object()
 
     @property
     def size(self) -> Size:
@@ -74,7 +76,8 @@ class Views:
     def render(self, size: Size, view: Box, renderer: Renderer) -> Tensor:
         """Render ``view`` (rows, columns) of the enlargement to ``size`` (H, W).
 
-        A pointwise renderer renders patch by patch. Another one renders the view at once, from the latents around it.
+        The latents around a view are joined and kept for the next one. A pointwise renderer renders patch by patch if
+        the view is small, or shows too many latents.
 
         Returns:
             (1, 3, rows, cols) in network units, not clamped.
@@ -84,18 +87,10 @@ class Views:
         """
         if not all(0 <= a < b <= n for (a, b), n in zip(view, size, strict=True)):
             raise UserError(f"a view must lie in the picture of {size[1]}x{size[0]} pixels, got {view}")
-        whole = self.model.prepare(self.lr, size)
-        if not renderer.pointwise:
-            region, latent = self._joined(whole, size, view)
-            return whole.part(*region).crop(*view).render(latent, renderer)
-        out = whole.cell.new_empty(1, 3, *(stop - start for start, stop in view))
-        for patch in meeting(self._patches, self._covered(size, view)):
-            shown = intersection(self._pixels(patch, size), view)
-            if shown is not None:
-                part, latent = self._latent(whole, patch, size)
-                rows, cols = (slice(a - first, b - first) for (a, b), (first, _) in zip(shown, view, strict=True))
-                out[:, :, rows, cols] = part.crop(*shown).render(latent, renderer)
-        return out
+        whole, region = self.model.prepare(self.lr, size), self.region(size, view)
+        if renderer.pointwise and (area(view) < SMALL or area(region) > WINDOW):
+            return self._by_patches(whole, size, view, renderer)
+        return whole.part(*region).crop(*view).render(self._joined(whole, region, size), renderer)
 
     def bands(self, size: Size, renderer: Renderer) -> Iterator[Tensor]:
         """Yield the whole enlargement to ``size`` in bands of rows (1, 3, rows, W), from top to bottom.
@@ -106,16 +101,17 @@ class Views:
             rows = self._pixel_span(0, span, size)
             if rows[0] < rows[1]:
                 for first, last in tiling.cut(*rows, max(1, tiling.PIXELS // size[1])):
-                    yield self.render(size, ((first, last), (0, size[1])), renderer)
+                    view = (first, last), (0, size[1])
+                    yield self._by_patches(self.model.prepare(self.lr, size), size, view, renderer)
 
     def ahead(self, share: float = 0.5) -> Iterator[None]:
         """Compute the latents for scales above the trained ones, which are the same for all, one patch a step.
 
-        It ends at once if there are none, because the decoder does not clip cells, or if all together would take more
-        than ``share`` of the cache. All tiles must be encoded.
+        It ends at once if there are none, because the decoder does not clip cells or is not pointwise, or if all
+        together would take more than ``share`` of the cache. All tiles must be encoded.
         """
         clip = self.model.decoder.clip_scale
-        if clip is None:
+        if clip is None or not self.model.decoder.pointwise:
             return
         size = (math.ceil(self.size[0] * clip), math.ceil(self.size[1] * clip))
         whole = self.model.prepare(self.lr, size)
@@ -127,12 +123,17 @@ class Views:
             yield
 
     def region(self, size: Size, view: Box) -> Box:
-        """Return the LR rectangle, of whole patches, whose latents a renderer that is not pointwise gets."""
-        return around(self._patches, self._widened(self._covered(size, view), size))
+        """Return the LR rectangle, of whole patches, on whose latents ``view`` depends."""
+        spans = [
+            (math.floor(start * n / total), math.ceil(stop * n / total))
+            for (start, stop), n, total in zip(view, self.size, size, strict=True)
+        ]
+        return around(self._patches, self._widened((spans[0], spans[1]), size))
 
     def close(self) -> None:
         """Drop the latents of this picture from the cache."""
         self.cache.forget(self._key)
+        self.cache.forget(self._window_key)
 
     def _pixel_span(self, axis: int, span: Span, size: Size) -> Span:
         """Return the output rows (or columns) whose upper (left) edges lie in ``span``; patches share none."""
@@ -143,14 +144,16 @@ class Views:
     def _pixels(self, patch: Box, size: Size) -> Box:
         return self._pixel_span(0, patch[0], size), self._pixel_span(1, patch[1], size)
 
-    def _covered(self, size: Size, view: Box) -> Box:
-        """Return the LR rectangle of the patches that show ``view``."""
-        spans = []
-        for axis, (start, stop) in enumerate(view):
-            found = [(span, self._pixel_span(axis, span, size)) for span in self._patches[axis]]
-            shown = [span for span, (a, b) in found if max(a, start) < min(b, stop)]
-            spans.append((shown[0][0], shown[-1][1]))
-        return spans[0], spans[1]
+    def _by_patches(self, whole: Enlargement, size: Size, view: Box, renderer: Renderer) -> Tensor:
+        """Render ``view`` with a pointwise renderer, patch by patch."""
+        out = whole.cell.new_empty(1, 3, *(stop - start for start, stop in view))
+        for patch in meeting(self._patches, self.region(size, view)):
+            shown = intersection(self._pixels(patch, size), view)
+            if shown is not None:
+                part, latent = self._latent(whole, patch, size)
+                rows, cols = (slice(a - first, b - first) for (a, b), (first, _) in zip(shown, view, strict=True))
+                out[:, :, rows, cols] = part.crop(*shown).render(latent, renderer)
+        return out
 
     def _widened(self, box: Box, size: Size) -> Box:
         """Return ``box`` of LR pixels with everything that colours in it depend on."""
@@ -166,42 +169,50 @@ class Views:
         """Return the enlargement from the widened ``patch`` alone, and its latent."""
         wide = self._widened(patch, size)
         part = whole.part(*wide)
-        key = (self._key, wide, *part.cell[0].tolist())
+        pixels = () if self.model.decoder.pointwise else size  # which the latent summarises
+        key = (self._key, wide, *part.cell[0].tolist(), *pixels)
         latent = self.cache.get(key)
         if latent is None:
-            latent = part.latent(self.features.read(wide).to(self.image.device))
+            latent = part.summarised(part.latent(self.features.read(wide).to(self.image.device)))
             self.cache.put(key, latent)
         return part, latent
 
-    def _joined(self, whole: Enlargement, size: Size, view: Box) -> tuple[Box, Latent]:
-        """Return `region` and its latent, joined from those of its patches."""
-        region = self.region(size, view)
-        lines: dict[Span, list[Latent]] = {}
-        for patch in meeting(self._patches, region):
-            latent = self._latent(whole, patch, size)[1]
-            (top, _), (left, _) = self._widened(patch, size)
-            (a, b), (c, d) = patch
-            lines.setdefault((a, b), []).append(cropped(latent, ((a - top, b - top), (c - left, d - left))))
-        return region, joined([joined(line, 1) for line in lines.values()], 0)
+    def _joined(self, whole: Enlargement, region: Box, size: Size) -> Latent:
+        """Return the latent of ``region``, which consists of whole patches."""
+        key = (self._window_key, region, *whole.part(*region).cell[0].tolist())
+        latent = self.cache.get(key)
+        if latent is None:
+            self.cache.forget(self._window_key)  # that of the last view
+            patches = meeting(self._patches, region)
+            latent = joined([(p, self._widened(p, size), self._latent(whole, p, size)[1]) for p in patches], region)
+            self.cache.put(key, latent)
+        return latent
 
 
-def cropped(latent: Latent, box: Box) -> Latent:
-    """Return the rows and columns ``box`` of ``latent``."""
-    rows, cols = (slice(*span) for span in box)
-    maps = {
-        name: value[:, :, rows, cols] if name == "image" else value[:, rows, cols]
-        for name, value in latent.tensors().items()
-    }
-    return replace(latent, size=(rows.stop - rows.start, cols.stop - cols.start), **maps)
+def joined(parts: list[tuple[Box, Box, Latent]], region: Box) -> Latent:
+    """Join latents to that of ``region``.
 
+    Args:
+        parts: boxes that make up the region; for each the box that its latent is for, which may be larger; the latent.
+        region: the rectangle.
+    """
+    if parts[0][1] == region:
+        return parts[0][2]
 
-def joined(latents: list[Latent], axis: int) -> Latent:
-    """Join latents below (``axis`` 0) or beside (1) each other."""
-    parts = [latent.tensors() for latent in latents]
-    maps = {name: torch.cat([part[name] for part in parts], axis + (2 if name == "image" else 1)) for name in parts[0]}
-    size = [latents[0].size[0], latents[0].size[1]]
-    size[axis] = sum(latent.size[axis] for latent in latents)
-    return replace(latents[0], size=(size[0], size[1]), **maps)
+    def within(box: Box, other: Box) -> tuple[slice, slice]:
+        rows, cols = (slice(a - first, b - first) for (a, b), (first, _) in zip(box, other, strict=True))
+        return rows, cols
+
+    first = parts[0][2]
+    size = region[0][1] - region[0][0], region[1][1] - region[1][0]
+    maps = {}
+    for name, like in first.tensors().items():
+        axis = 2 if name == "image" else 1  # the others are channels-last
+        before = (slice(None),) * axis
+        maps[name] = like.new_empty(*like.shape[:axis], *size, *like.shape[axis + 2 :])
+        for box, wide, latent in parts:
+            maps[name][before + within(box, region)] = latent.tensors()[name][before + within(box, wide)]
+    return replace(first, size=size, **maps)
 
 
 def cut(size: Size, side: int) -> Lattice:
@@ -222,6 +233,27 @@ def around(lattice: Lattice, box: Box) -> Box:
     """Return the rectangle of all boxes of ``lattice`` that share a pixel with ``box``."""
     first, *_, last = meeting(lattice, box) * 2
     return (first[0][0], last[0][1]), (first[1][0], last[1][1])
+
+
+def area(box: Box) -> int:
+    """Return the number of pixels of a rectangle."""
+    return math.prod(stop - start for start, stop in box)
+
+
+def without(view: Box, held: Box | None) -> list[Box]:
+    """Return rectangles that make up the pixels of ``view`` outside ``held``."""
+    shared = None if held is None else intersection(view, held)
+    if shared is None:
+        return [view]
+    (top, bottom), (left, right) = view
+    (first, last), (start, stop) = shared
+    parts = [
+        ((top, first), (left, right)),
+        ((last, bottom), (left, right)),
+        ((first, last), (left, start)),
+        ((first, last), (stop, right)),
+    ]
+    return [part for part in parts if area(part)]
 
 
 def intersection(a: Box, b: Box) -> Box | None:

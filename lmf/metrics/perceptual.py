@@ -11,7 +11,7 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
-from lmf.errors import UserError, needed, one_line
+from lmf.errors import UserError, did_you_mean, needed, one_line
 
 Name = Literal["lpips", "dists"]
 
@@ -34,7 +34,8 @@ def perceptual(names: Iterable[str]) -> dict[str, Callable[[Tensor, Tensor], flo
     """
     chosen = list(names)
     if unknown := [name for name in chosen if name not in get_args(Name)]:
-        raise UserError(f"perceptual metrics must be some of {', '.join(get_args(Name))}, got {', '.join(unknown)}")
+        known, similar = ", ".join(get_args(Name)), did_you_mean(unknown, get_args(Name))
+        raise UserError(f"perceptual metrics must be some of {known}, got {', '.join(unknown)}{similar}")
     return {name: partial(distance, network(name)) for name in chosen}
 
 

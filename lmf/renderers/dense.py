@@ -36,6 +36,7 @@ class Dense(Renderer):
         """Render ``target`` as (B, 3, rows, cols) in network units and the type of ``cell``; see `Renderer`."""
         if decoder.constant_memory:
             return decoder.render(latent, target, cell)
+        latent = decoder.summarise(latent, target, cell)
         h, w = target.size
         out = cell.new_empty(len(cell), 3, h, w)
         for start, stop, band in self.bands(decoder, latent, target, cell):

@@ -85,6 +85,9 @@ class Results:
     def show(self, title: str) -> None:
         """Print the table under ``title``, in several parts if the console is too narrow for all columns."""
         screen, rows = console(), [row.columns() for row in self.rows]
+        if not rows:
+            screen.print(f"{title}: no results")
+            return
         names = [name for name in column_names(rows) if name != "protocol"]
         cells = {name: [format_value(name, row[name]) if name in row else "" for row in rows] for name in names}
         widths = {name: max(map(len, (*heading(name).split(), *cells[name]))) for name in names}  # headings wrap

@@ -7,7 +7,6 @@ import re
 import secrets
 import shutil
 import tempfile
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ from lmf import io
 from lmf.errors import UserError, explain
 from lmf.grid import Size
 from lmf.inference.stores import Box
+from lmf.renderers import Dense
+from lmf.web import background
 from lmf.web.scene import Picture, Scene
 from lmf.web.turns import Superseded, Turns
 
@@ -84,8 +85,7 @@ class Download:
         self.path = self._folder / f"picture.{order.format}"
         self._share, self._cancelled = 0.0, False
         self._scene = scene
-        self._thread = threading.Thread(target=self._write, args=(scene, order, user, slow), daemon=True)
-        self._thread.start()
+        self._thread = background.start(self._write, scene, order, user, slow)
 
     @property
     def done(self) -> bool:
@@ -104,7 +104,7 @@ class Download:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _wanted(self) -> bool:
-        return not self._cancelled
+        return not self._cancelled and not background.ending()
 
     def _write(self, scene: Scene, order: Order, user: str, slow: Turns) -> None:
         picture = scene.picture
@@ -112,7 +112,7 @@ class Download:
             view = order.view or ((0, order.size[0]), (0, order.size[1]))
             while not scene.wait(order.size, view, 1, self._wanted, first=order.view is not None):
                 pass
-            bands = scene.bands(order.size) if order.view is None else iter([scene.crop(order.size, view)])
+            bands = scene.bands(order.size) if order.view is None else iter([scene.crop(order.size, view, Dense())])
             metadata = picture.metadata.enlarged(picture.size, order.size)
             page = io.Page(
                 self._taking_turns(bands, order.shape[0], user, slow),

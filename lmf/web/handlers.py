@@ -144,7 +144,7 @@ class Handlers:
         if not scene.wait(size, view, PATIENCE, wanted):
             return JSONResponse({"encoded": scene.encoded}, status_code=202)
         with self.sessions.frames.turn(session.name, wanted):
-            frame = self.sessions.painter.submit(scene.frame, asked.scale, view, asked.budget).result()
+            frame = self.sessions.painter.submit(scene.frame, asked.scale, view, asked.budget, asked.held).result()
         content, facts = messages.answer(frame, asked.raw)
         facts["encoded"] = scene.encoded
         return Response(content, headers={"lmf-frame": json.dumps(facts)}, media_type="application/octet-stream")

@@ -32,6 +32,7 @@ class View:
         scale: scale of the enlargement.
         rows, cols: output pixels; those outside the picture are left out.
         budget: share of the pixels for multi-scale rendering; None renders all.
+        held: output pixels that the page has already, which are not sent again without a budget; None if it has none.
         raw: whether to send pixels as they are, otherwise as PNG.
     """
 
@@ -42,6 +43,7 @@ class View:
     rows: tuple[int, int]
     cols: tuple[int, int]
     budget: float | None
+    held: Box | None
     raw: bool
 
     @classmethod
@@ -51,15 +53,19 @@ class View:
         Raises:
             UserError: if something is missing, of the wrong kind or out of range.
         """
-        budget = asked.get("budget")
+        budget, held = asked.get("budget"), asked.get("held")
+        if not isinstance(held, Mapping | None):
+            raise UserError(f"held must be a rectangle, got {held!r:.60}")
+        rows, cols = box(asked)
         view = cls(
             part=text(asked, "part", 16),
             number=whole(asked, "number"),
             method=text(asked, "method"),
             scale=scale_of(asked),
-            rows=(whole(asked, "top"), whole(asked, "bottom")),
-            cols=(whole(asked, "left"), whole(asked, "right")),
+            rows=rows,
+            cols=cols,
             budget=None if budget is None else number(asked, "budget", 0.01, 1),
+            held=None if held is None else box(held),
             raw=asked.get("raw") is True,
         )
         pixels = (view.rows[1] - view.rows[0]) * (view.cols[1] - view.cols[0])
@@ -104,31 +110,26 @@ def order(asked: Mapping[str, Any], lr_size: Size, settings: Settings) -> Order:
         size = target_size(lr_size, scale_of(asked), None)
     view = None
     if asked.get("top") is not None:
-        spans = ((whole(asked, "top"), whole(asked, "bottom")), (whole(asked, "left"), whole(asked, "right")))
-        view = clipped(*spans, size)
+        view = clipped(*box(asked), size)
     return Order(size, view, text(asked, "format", 8).lower(), whole(asked, "quality") if "quality" in asked else 95)
 
 
 def answer(frame: Frame, raw: bool) -> tuple[bytes, dict[str, Any]]:
     """Return the body of the answer to a `View`, and its description.
 
-    The body holds the pixels, 4 bytes each or as PNG. With multi-scale rendering one byte per LR pixel follows, the
-    index of its level.
+    The body holds the pixels of the parts, 4 bytes each or as PNG. With multi-scale rendering one byte per LR pixel
+    follows, the index of its level.
     """
-    shown = displayed(frame.pixels)
-    (top, bottom), (left, right) = frame.view
+    contents = [shown.tobytes() if raw else png(shown) for shown in (displayed(pixels) for _, pixels in frame.parts)]
+    content = b"".join(contents)
     facts: dict[str, Any] = {
-        "top": top,
-        "left": left,
-        "rows": bottom - top,
-        "columns": right - left,
+        **placed(frame.view),
+        "parts": [{**placed(part), "bytes": len(own)} for (part, _), own in zip(frame.parts, contents, strict=True)],
         "height": frame.size[0],
         "width": frame.size[1],
         "ms": round(1000 * frame.seconds, 2),
         "macs": {stage: round(value) for stage, value in frame.macs.items()},
     }
-    content = shown.tobytes() if raw else png(shown)
-    facts["bytes"] = len(content)
     if frame.stats is not None:
         levels = frame.stats.level_map
         facts["levels"] = {
@@ -142,6 +143,12 @@ def answer(frame: Frame, raw: bool) -> tuple[bytes, dict[str, Any]]:
         }
         content += np.ascontiguousarray(levels.cpu().numpy()).tobytes()
     return content, facts
+
+
+def placed(box: Box) -> dict[str, int]:
+    """Return a rectangle as the page reads it."""
+    (top, bottom), (left, right) = box
+    return {"top": top, "left": left, "rows": bottom - top, "columns": right - left}
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -166,6 +173,11 @@ def whole(asked: Mapping[str, Any], key: str) -> int:
     if type(value) is not int or not -_LARGEST < value < _LARGEST:
         raise UserError(f"{key} must be a whole number, got {value!r:.60}")
     return value
+
+
+def box(asked: Mapping[str, Any]) -> Box:
+    """Return the rectangle of the four sides in ``asked``, or raise a `UserError`."""
+    return (whole(asked, "top"), whole(asked, "bottom")), (whole(asked, "left"), whole(asked, "right"))
 
 
 def number(asked: Mapping[str, Any], key: str, low: float, high: float) -> float:

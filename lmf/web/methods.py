@@ -70,10 +70,20 @@ class Method:
 
     @cached_property
     def model(self) -> SRModel:
-        """The model, in evaluation mode."""
+        """The model, in evaluation mode.
+
+        Raises:
+            UserError: if it cannot be loaded, or its views cannot be rendered alone.
+        """
         if self.source is None:
             return SRModel(Identity(), {"bicubic": Bicubic, "nearest": Nearest}[self.name]()).eval().to(self.device)
-        return load(self.source, trust=self.trust, device=self.device)
+        model = load(self.source, trust=self.trust, device=self.device)
+        if not model.decoder.pointwise:
+            raise UserError(
+                f"{self.name}: a view would take as long as the whole picture, because each colour of "
+                f"{type(model.decoder).__name__} depends on all pixels; enlarge the picture with lmf upscale"
+            )
+        return model
 
     def warm_up(self) -> None:
         """Load the model and render a few pixels, so that its first frame does not wait for compiling a kernel."""

@@ -80,7 +80,10 @@ def listen(host: str, port: int) -> socket.socket:
         raise UserError(f"port must be from 0 to 65535, got {port}")
     family = socket.AF_INET6 if ":" in host and is_address(host) else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=128)
+        listener = socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else reason(error)  # its own text repeats the address
         raise UserError(f"cannot listen on {host}, port {port} ({why}); port 0 takes a free one") from error
+    # Connections inherit it. Without it the body of a short answer can wait 40 ms for the receipt of its header.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener

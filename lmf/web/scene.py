@@ -22,10 +22,11 @@ from lmf import io
 from lmf.errors import UserError, describe
 from lmf.grid import Size
 from lmf.inference.stores import Box, Cache
-from lmf.inference.views import Views
+from lmf.inference.views import Views, area, without
 from lmf.io.colour import from_network, to_network
 from lmf.model import target_size
 from lmf.renderers import CMSR, Dense, Renderer, Stats
+from lmf.web import background
 from lmf.web.methods import Method
 from lmf.web.settings import Settings
 from lmf.web.turns import Superseded, Turns
@@ -99,16 +100,16 @@ class Frame:
     """A rendered view.
 
     Attributes:
-        pixels: of the picture's dtype, (rows, columns[, C]).
+        parts: the rectangles that were rendered, and the pixels of each: of the picture's dtype, (rows, columns[, C]).
         size: (H, W) of the whole enlargement.
         view: the rows and columns that are shown.
-        seconds: time to render it.
-        macs: multiply-adds of rendering it, and of the latents and features that it shows.
+        seconds: time to render the parts.
+        macs: multiply-adds of rendering them, and of the latents and features that they show.
         stats: of multi-scale rendering; None if all pixels were rendered.
         corner: LR row and column at which the level map begins.
     """
 
-    pixels: np.ndarray
+    parts: list[tuple[Box, np.ndarray]]
     size: Size
     view: Box
     seconds: float
@@ -143,7 +144,7 @@ class Scene:
         self._progress = threading.Condition()
         self._focus: list[Box] = []
         self._asked = time.monotonic()
-        threading.Thread(target=encode, args=(weakref.ref(self), self._progress), daemon=True).start()
+        background.start(encode, weakref.ref(self), self._progress)
         for views in self.views:
             weakref.finalize(self, views.close)
 
@@ -219,13 +220,15 @@ class Scene:
         with torch.inference_mode():
             self.finished = next(self._ahead, self) is self
 
-    def frame(self, scale: float, view: Box, budget: float | None = None) -> Frame:
+    def frame(self, scale: float, view: Box, budget: float | None = None, held: Box | None = None) -> Frame:
         """Render a view of the enlargement by ``scale``.
 
         Args:
             scale: the scale.
             view: rows and columns in output pixels.
             budget: share of the pixels for multi-scale rendering; None renders all.
+            held: rows and columns that are known already. With a budget, which is for a whole view, they are rendered
+                all the same.
 
         Raises:
             UserError: if ``budget`` is given but the method has no tables.
@@ -236,16 +239,16 @@ class Scene:
             if self.method.tables is None:
                 raise UserError(f"{self.method.name} has no tables for multi-scale rendering")
             renderer = CMSR(self.method.tables, budget=budget).watched(stats)
+        boxes = without(view, held if budget is None else None)
         start = time.perf_counter()
-        with torch.inference_mode():
-            pixels = self.composed([views.render(size, view, renderer) for views in self.views], size, view)
+        parts = [(box, self.crop(size, box, renderer)) for box in boxes]
         seconds = time.perf_counter() - start
-        shown, rates = math.prod(b - a for a, b in view), self.method.rates
+        shown, rates = sum(area(box) for box in boxes), self.method.rates
         rendered, planes = sum(sum(s.rendered) for s in stats) if stats else shown * len(self.views), len(self.views)
         latents = planes * shown / scale**2
         macs = {"encoder": latents * rates.encoder, "latent": latents * rates.latent, "render": rendered * rates.render}
         corner = self.views[0].region(size, view) if stats else ((0, 0), (0, 0))
-        return Frame(pixels, size, view, seconds, macs, stats[0] if stats else None, (corner[0][0], corner[1][0]))
+        return Frame(parts, size, view, seconds, macs, stats[0] if stats else None, (corner[0][0], corner[1][0]))
 
     def composed(self, planes: list[Tensor], size: Size, view: Box) -> np.ndarray:
         """Convert rendered ``planes`` of a ``view`` to the kind of the picture."""
@@ -253,10 +256,10 @@ class Scene:
         pixels: np.ndarray = self.picture.compose([from_network(plane).cpu() for plane in planes], window)
         return pixels
 
-    def crop(self, size: Size, view: Box) -> np.ndarray:
-        """Render a ``view`` of the enlargement to ``size`` densely."""
+    def crop(self, size: Size, view: Box, renderer: Renderer) -> np.ndarray:
+        """Render a ``view`` of the enlargement to ``size``."""
         with torch.inference_mode():
-            return self.composed([views.render(size, view, Dense()) for views in self.views], size, view)
+            return self.composed([views.render(size, view, renderer) for views in self.views], size, view)
 
     def bands(self, size: Size) -> Iterator[np.ndarray]:
         """Yield the whole enlargement to ``size`` in bands of rows; all tiles must be encoded."""
@@ -274,7 +277,7 @@ class Scene:
 
 def encode(reference: weakref.ref[Scene], progress: threading.Condition) -> None:
     """Encode the tiles of a scene one by one, then look ahead, until all is done or the scene is gone."""
-    while (scene := reference()) is not None:
+    while not background.ending() and (scene := reference()) is not None:
         tile, complete = scene.next_tile(), scene.encoded == 1
         try:
             if tile is not None or complete:

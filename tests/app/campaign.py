@@ -33,7 +33,7 @@ from safetensors import safe_open
 from ..conftest import ROOT, TINY
 
 EXPECTED = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
-TIMES = ("decoder_s", "render_s", "dense_render_s")
+TIMES = ("decoder_s", "peak_mib", "render_s", "dense_render_s")
 
 
 @dataclass(frozen=True)

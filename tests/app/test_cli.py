@@ -226,7 +226,8 @@ def test_wandb_unreachable(tmp_path):
     ("overrides", "message"),
     [
         (["experiment=lmf_edsr", "ckpt_path=nowhere.ckpt"], "no such checkpoint"),
-        (["experiment=nonsense"], "nonsense"),
+        (["experiment=nonsense"], "experiment=nonsense: no such choice"),
+        (["experiment=lmf_edrs"], "did you mean lmf_edsr?"),
         (["schedule.lerning_rate=1"], "lerning_rate"),
     ],
 )
@@ -235,3 +236,11 @@ def test_mistakes_exit_with_status_1(tmp_path, overrides, message):
     assert done.returncode == 1
     assert message in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_an_error_of_a_job_is_printed_once(tmp_path):
+    done = run(tmp_path, "-m", "task=test", "ckpt_path=lm_liif_edsr", "data.sets=[set55]", "seed=0,1", check=False)
+    assert done.returncode == 1
+    said = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]
+    assert said == ["ERROR: sets must be some of bundled, got set55 (hydra.verbose=true shows the traceback)"] * 2

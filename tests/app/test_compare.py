@@ -70,11 +70,14 @@ def test_one_picture_at_a_given_crop(compose, photos, tmp_path):
         (["task.models=bicubic"], "task.models must be a list"),
         (["task.models=[]"], "task.models must be a list"),
         (["task.models=[{label:a}]"], "names no model"),
-        (["task.models=[{model:bicubic,sclae:2}]"], "unknown sclae; the keys are model, label"),
+        (["task.models=[{model:bicubic,lable:a}]"], "unknown lable; the keys are model, label"),
+        (["task.models=[{model:bicubic,lable:a}]"], "budget; did you mean label?"),
         (["task.models=[lm_lif]"], "lm_lif: no such checkpoint"),
         (["task.models=[{model:bicubic,budget:0.3}]"], "bicubic interpolation has no CMSR"),
         (["task.models=[bicubic,bicubic]"], "two models are called bicubic"),
         (["task.models=[bicubic]", "task.metrics=[fid]"], "must be some of lpips, dists, got fid"),
+        (["task.models=[bicubic]", "task.metrics=[lpisp]"], "got lpisp; did you mean lpips?"),
+        (["task.models=[bicubic]", "task.crop=2"], "crop must be"),
         (["task.models=[bicubic]", "task.metrics=lpips"], "task.metrics must be a list, such as [lpips]"),
         (["task.models=[{model:bicubic,self_ensemble:maybe}]"], "self_ensemble of bicubic must be true or false"),
         (["task.models=[bicubic]", "input=nowhere"], "input=nowhere: no such picture or folder"),
@@ -84,7 +87,7 @@ def test_errors_come_before_any_work(compose, tmp_path, caplog, options, message
     with pytest.raises(SystemExit):
         pipeline.run(compose("task=compare", "trainer.accelerator=cpu", "data.crop=48", "data.limit=1", *options))
     assert message in caplog.text
-    assert not list((tmp_path / "run").glob("compare.*"))
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_specs():

@@ -30,6 +30,7 @@ LIIF = (1000, 1000, 16, 48, 2304, 1e-4, [200, 400, 600, 800])
 LMF = (1200, 1000, 16, 48, 2304, 1e-4, [200, 400, 600, 800, 1000])
 LM_CIAOSR = (1200, 1000, 16, 64, 4096, 1e-4, [200, 400, 600, 800, 1000])
 SWINIR = (1000, 500, 32, 48, 2304, 2e-4, [500, 800, 900, 950])
+SRNO = (1050, 250, 64, 128, 128**2, 4e-4, None)
 ENCODERS = {"edsr": 1_220_416, "rdn": 21_973_952, "swinir": 11_603_044}  # parameters
 DECODERS = {
     "liif": 346_883,
@@ -42,8 +43,11 @@ DECODERS = {
     "lm_liif swinir": 179_571,
     "lm_lte": 270_467,
     "lm_ciaosr": 734_998,
+    "srno": 794_883,
+    # Lifting, two attention layers of 4 D² + 4 D plus 4 D of layer norms, hypernetwork, renderer; no published number.
+    "lm_srno": 579 * 256 + 2 * (5 * 257 * 256 + 4 * 256) + 257 * 208 + (21 + 5 * 17) * 16 + 17 * 3,
 }
-OURS = {"lm_liif_edsr_plus", "lm_liif_light"}  # of no paper
+OURS = {"lm_liif_edsr_plus", "lm_liif_light", "lm_lte_heat_edsr"}  # of no paper
 TINY = {
     "edsr": ["encoder.blocks=1"],
     "rdn": ["encoder.blocks=1", "encoder.layers=1", "encoder.growth=8"],
@@ -62,6 +66,8 @@ def published(decoder: str, encoder: str) -> tuple:
         return SWINIR
     if decoder == "lm_ciaosr":
         return LM_CIAOSR
+    if decoder == "srno":
+        return SRNO
     return LMF if decoder.startswith("lm_") and encoder == "edsr" else LIIF
 
 
@@ -70,8 +76,12 @@ def parameters(module: torch.nn.Module) -> int:
 
 
 def test_every_published_combination_is_there():
-    nine = {f"{kind}{d}_{e}" for kind in ("lm_", "") for d in ("liif", "lte", "ciaosr") for e in ENCODERS}
-    assert set(EXPERIMENTS) == nine | {"lmf_edsr", "metasr_edsr", "lte_plus_edsr", "diif_edsr", "bicubic"} | OURS
+    all_encoders = {
+        f"{kind}{d}_{e}" for kind in ("lm_", "") for d in ("liif", "lte", "ciaosr", "srno") for e in ENCODERS
+    }
+    assert (
+        set(EXPERIMENTS) == all_encoders | {"lmf_edsr", "metasr_edsr", "lte_plus_edsr", "diif_edsr", "bicubic"} | OURS
+    )
 
 
 @pytest.mark.parametrize("experiment", sorted({*EXPERIMENTS} - OURS - {"bicubic"}))
@@ -80,9 +90,14 @@ def test_is_the_published_model_and_recipe(compose, experiment):
     config = compose(f"experiment={experiment}", "data=div2k", "schedule=paper")
     assert config.name == experiment
     s = config.schedule
-    recipe = (s.epochs, s.iterations, s.batch_size, s.patch, s.queries, s.optimizer.lr, list(s.scheduler.milestones))
+    milestones = s.scheduler.get("milestones")
+    recipe = (s.epochs, s.iterations, s.batch_size, s.patch, s.queries, s.optimizer.lr, milestones)
     assert recipe == published(decoder, encoder)
-    assert (s.min_scale, s.max_scale, s.scheduler.gamma, s.optimizer._target_) == (1, 4, 0.5, "torch.optim.Adam")
+    assert (s.min_scale, s.max_scale, s.optimizer._target_, s.interval) == (1, 4, "torch.optim.Adam", "epoch")
+    if milestones is None:
+        assert (s.scheduler.warmup, s.scheduler.total, s.scheduler.start) == (50, 1050, 0.1)
+    else:
+        assert s.scheduler.gamma == 0.5
     data = config.data.module
     assert (data.batch_size, data.sampling.patch, data.sampling.queries) == recipe[2:5]
     with torch.device("meta"):
@@ -90,7 +105,7 @@ def test_is_the_published_model_and_recipe(compose, experiment):
     assert parameters(model.encoder) == ENCODERS[encoder]
     assert parameters(model.decoder) == DECODERS.get(f"{decoder} {encoder}", DECODERS[decoder])
     assert model.decoder.skip == ("none" if decoder in ("liif", "lm_liif", "metasr", "diif") else "bilinear")
-    clipped = decoder.startswith(("lte", "lm_"))
+    clipped = decoder.startswith(("lte", "lm_", "srno"))
     assert model.decoder.clip_scale == (4 if clipped else None)
 
 
@@ -187,6 +202,24 @@ def test_sweeps_go_over_what_exists(compose, name):
     for key in values.keys() & CHOICES.keys():
         assert set(values[key]) <= set(CHOICES[key])
     compose(f"sweep={name}", *[f"{key}={own[-1]}" for key, own in values.items()])
+
+
+@pytest.mark.parametrize("sweep", ["family", "conversion", "heat"])
+def test_methods_have_their_own_learning_rates(compose, sweep):
+    rates = [
+        compose(f"sweep={sweep}", f"decoder={decoder}", "+rates.lm_lte=2e-3").schedule.optimizer.lr
+        for decoder in ("lm_lte", "srno")
+    ]
+    assert rates == [2e-3, 1e-3]
+    assert compose(f"sweep={sweep}", "decoder=lm_lte", "schedule.optimizer.lr=5e-4").schedule.scheduler.max_lr == 5e-4
+
+
+def test_conversion_trains_every_pair_alike():
+    params = OmegaConf.load(CONF / "sweep" / "conversion.yaml").hydra.sweeper.params
+    names = params.decoder.split(",")
+    originals = [name for name in names if not name.startswith("lm_")]
+    assert sorted(names) == sorted([*originals, *(f"lm_{name}" for name in originals)])
+    assert params.seed == "0,1,2"
 
 
 def targets(node: object) -> list[str]:

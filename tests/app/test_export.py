@@ -178,3 +178,32 @@ def test_only_lmf_decoders_are_bounded(compose, tmp_path, caplog):
         pipeline.run(config)
     assert "bounded" in caplog.text
     assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_the_mean_of_several_models(compose, trained, tmp_path):
+    (first, other), file = trained_and_changed(trained, tmp_path), tmp_path / "mean.safetensors"
+    options = ("task=export", f"ckpt_path={first}", f"output={file}", "half=false")
+    pipeline.run(compose(*TINY, *options, f"average=[{other},{other}]"))
+    mean, states = lmf.load(file).state_dict(), [lmf.load(path).state_dict() for path in (first, other, other)]
+    for key, value in mean.items():
+        expected = np.mean([state[key].numpy() for state in states], axis=0, dtype=np.float64)
+        np.testing.assert_allclose(value.numpy(), expected, rtol=1e-6, atol=1e-7)
+    assert checkpoint.read_card(file)["average"] == "mean of the weights of 3 models"
+
+
+def test_models_of_different_configs_have_no_mean(compose, trained, tmp_path, caplog):
+    file = tmp_path / "mean.safetensors"
+    with pytest.raises(SystemExit):
+        pipeline.run(compose(*TINY, "task=export", f"ckpt_path={trained}", f"output={file}", "average=[lm_liif_edsr]"))
+    assert "can be averaged: model 2 has" in caplog.text
+    assert not file.exists()
+
+
+def trained_and_changed(run, folder):
+    """A run folder, and a file that holds its model with other weights, and options as before `bounded` existed."""
+    model, changed = lmf.load(run), folder / "changed.safetensors"
+    for parameter in model.parameters():
+        parameter.data += 0.01 * torch.randn_like(parameter)
+    del model.config["decoder"]["bounded"]
+    checkpoint.save(model, changed)
+    return run, changed

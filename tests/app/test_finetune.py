@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
+from PIL import Image
+from skimage import data
 
 import lmf
 from lmf.app import pipeline
@@ -58,6 +62,33 @@ def test_finetuning_starts_from_all_of_the_same_make(compose, options, donor, tm
     pipeline.run(compose(*options, *still, f"init_from={donor}", output=tmp_path / "same"))
     for ours, theirs in zip(states(tmp_path / "same"), states(donor), strict=True):
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize("bounded", ["false", "true"])
+def test_options_without_weights_do_not_keep_the_decoder_from_starting_there(
+    compose, options, donor, tmp_path, bounded, caplog
+):
+    file = tmp_path / "donor.safetensors"
+    export = ("task=export", f"ckpt_path={donor}", f"output={file}", "half=false", f"bounds={tmp_path / 'photos'}")
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(data.astronaut()).save(tmp_path / "photos" / "astronaut.png")
+    pipeline.run(compose(*options, *export))
+    still = ("schedule=finetune", "schedule.ema=null", "schedule.optimizer.lr=0", "schedule.patch=12")
+    changed = (f"decoder.bounded={bounded}", "schedule.max_scale=6", "schedule.skip=none")
+    caplog.set_level(logging.INFO)
+    pipeline.run(compose(*options, *still, *changed, f"init_from={file}", output=tmp_path / "other"))
+    decoder, original = states(tmp_path / "other")[1], lmf.load(file).decoder.state_dict()
+    assert all(torch.equal(decoder[key], original[key]) for key in decoder)
+    assert ("feat_low" in decoder) == (bounded == "true")
+    assert "encoder and decoder from" in caplog.text
+    assert "'clip_scale': 6" in caplog.text
+
+
+def test_a_decoder_that_starts_anew_is_named(compose, options, donor, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    pipeline.run(compose(*options, *DECODER, f"init_from={donor}", "decoder.depth=3", output=tmp_path / "new"))
+    assert "the decoder starts anew, since that of" in caplog.text
+    assert "has other depth" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,7 @@ def test_bicubic_needs_no_checkpoint(compose, tmp_path):
     [
         (["task=test"], "which model"),
         (["task=test", "ckpt_path=nowhere.pth"], "nowhere.pth: no such checkpoint"),
+        (["task=test", "ckpt_path=lm_liif_edrs"], "did you mean lm_liif_edsr?"),
         (["ckpt_path=last"], "no run to resume"),
         (["ckpt_path=nowhere.ckpt"], "nowhere.ckpt: no such checkpoint"),
         (["data=folder", "data.root=nowhere"], "nowhere"),
@@ -222,6 +223,15 @@ def test_misspelt_keys_fail(compose):
 
     with pytest.raises(ConfigCompositionException, match="lerning_rate"):
         compose("schedule.lerning_rate=1")
+
+
+def test_a_misspelt_choice_is_answered_with_a_similar_one(compose):
+    from hydra.errors import MissingConfigException
+
+    with pytest.raises(MissingConfigException) as error:
+        compose("task=tset")
+    known = "benchmark, calibrate, compare, dashboard, export, fit, test, upscale, zoom"
+    assert pipeline.explain(error.value) == f"task=tset: no such choice; there are {known}; did you mean test?"
 
 
 def test_a_job_leaves_no_wandb_run_to_the_next(compose, monkeypatch):

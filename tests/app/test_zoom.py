@@ -62,6 +62,21 @@ def test_it_serves_the_page_until_a_signal(command, place):
         assert "Traceback" not in process.stdout.read()
 
 
+@pytest.mark.slow
+def test_a_signal_while_features_are_computed(place):
+    Image.radial_gradient("L").convert("RGB").resize((700, 700)).save(place / "large.png")
+    with started((*ZOOM, "large.png"), place) as (process, address):
+        opened = urllib.request.urlopen(urllib.request.Request(f"{address}api/session", method="POST"))
+        view = {"part": "a", "number": 1, "method": "lm_liif_edsr", "scale": 1}
+        asked = json.dumps(view | {"top": 0, "bottom": 700, "left": 0, "right": 700}).encode()
+        headers = {"content-type": "application/json", "lmf-session": json.loads(opened.read())["session"]}
+        answer = urllib.request.urlopen(urllib.request.Request(f"{address}api/frame", asked, headers))
+        assert json.loads(answer.read())["encoded"] < 1
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) in (0, 130)
+        assert process.stdout.read() == ""
+
+
 @pytest.fixture
 def fails(place, monkeypatch, capsys):
     """``fails(*arguments)`` returns the one line that `lmf zoom` fails with."""

@@ -213,7 +213,7 @@ def test_the_task(compose, tmp_path, fused, machine, capsys):
 
 
 def test_macs_of_every_decoder_without_timing(compose, tmp_path):
-    names = "metasr,liif,lte,lte_plus,ciaosr,lm_liif,lm_lte,lm_ciaosr,bicubic"
+    names = "metasr,liif,lte,lte_plus,ciaosr,srno,lm_liif,lm_lte,lm_ciaosr,lm_srno,bicubic"
     pipeline.run(compose("task=benchmark", f"task.models=[{names}]", "task.sizes=[[60,80]]", "task.scales=[4]",
                          "task.time=false"))  # fmt: skip
     records = {r["model"]: r for r in json.loads((tmp_path / "run" / "benchmark.json").read_text())}

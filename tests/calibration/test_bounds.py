@@ -8,10 +8,15 @@ import torch
 
 from lmf import SRModel
 from lmf.calibration import feature_range
-from lmf.decoders import LMLIIF, LMLTE, LMCiaoSR
+from lmf.decoders import LMLIIF, LMLTE, LMSRNO, LMCiaoSR
 from lmf.encoders import EDSR
 
-SMALL = {LMLIIF: {"hyper": [16]}, LMLTE: {"hidden_dim": 8, "hyper": [16]}, LMCiaoSR: {"hyper": [16], "prenet": [16]}}
+SMALL = {
+    LMLIIF: {"hyper": [16]},
+    LMLTE: {"hidden_dim": 8, "hyper": [16]},
+    LMCiaoSR: {"hyper": [16], "prenet": [16]},
+    LMSRNO: {"channels": 16, "heads": 4},
+}
 
 
 @pytest.mark.parametrize("kind", SMALL)

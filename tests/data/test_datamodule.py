@@ -173,6 +173,8 @@ def test_test_sets_are_selected(photos: Path, tmp_path: Path) -> None:
     assert [images.name for images in data.test_sets] == ["more_x3"]
     with pytest.raises(DataError, match="some of photos, more, got other"):
         module(photos, tmp_path, test_settings=EvalSettings(["other"])).setup("test")
+    with pytest.raises(DataError, match=r"got mroe; did you mean more\?$"):
+        module(photos, tmp_path, test_settings=EvalSettings(["mroe"])).setup("test")
 
 
 def test_each_stage_checks_its_own_files_alone(photos: Path, tmp_path: Path) -> None:

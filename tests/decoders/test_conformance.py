@@ -104,6 +104,18 @@ class Placed(Tiny):
         return super().decode(latent, coord, cell) + coord[..., :1]
 
 
+class Reaching(Tiny):
+    pointwise = False
+
+
+class Resummarised(Tiny):
+    receptive_field = None
+    pointwise = False
+
+    def summarise(self, latent, target, cell):
+        return UnfoldedLatent(latent.size, latent.image, 1.5 * latent.feat)
+
+
 class Single(Tiny):
     def decode(self, latent, coord, cell):
         return super().decode(latent, coord, cell).float()
@@ -142,6 +154,8 @@ FAULTS = {
     Overwriting: "inputs must not be changed",
     Farther: "receptive_field is 1, but",
     Placed: "in strips must equal",
+    Reaching: "not pointwise must have receptive_field None, got 2",
+    Resummarised: r"summarise\(\) must not change the picture",
     Single: "must render in float64, got torch.float32",
     Unused: "spare.weight gets no gradient",
     Detached: "feat gets no gradient",

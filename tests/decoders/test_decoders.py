@@ -20,6 +20,7 @@ PUBLISHED = {
     "LMLIIF": 165_651,
     "LMLTE": 270_467,
     "LMCiaoSR": 734_998,
+    "SRNO": 794_883,
 }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from PIL import Image
 
@@ -27,7 +28,9 @@ RUN = "runs/lmf_edsr/2026-11-22_21-54-19"
 def composed(*overrides: str) -> DictConfig:
     """The config of ``overrides``, with Hydra's own."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", ["paths.output=run", "paths.runs=runs", *overrides], return_hydra_config=True)
+        config = compose("config", ["paths.output=run", "paths.runs=runs", *overrides], return_hydra_config=True)
+    HydraConfig.instance().set_config(config)  # what a config says about itself
+    return config
 
 
 @pytest.fixture(scope="session")

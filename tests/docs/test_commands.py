@@ -45,6 +45,7 @@ NOT_RUN = {
     "python benchmarks/zoom.py*": "takes minutes; tests/web runs it with small pictures",
     "lmf *data=div2k*": "downloads 4 GB and trains for days",
     "lmf *trainer.devices=8*": "needs 8 GPUs",
+    "lmf -m sweep=conversion +rates*": "trains 24 models; the line above it in docs/methods.md runs three jobs of it",
     "lmf *launcher=submitit_slurm*": "needs Slurm",
     "lmf *launcher=ray*": "needs Ray; test_ray runs it where it is installed",
     "lmf task=dashboard*": "needs an account of W&B; tests/app/test_dashboard.py runs it with a stand-in server",

@@ -33,6 +33,8 @@ DECODERS = {
     "ciaosr": lambda c: decoders.CiaoSR(c, [16], [16], [16]),
     "lm_ciaosr": lambda c: decoders.LMCiaoSR(c, hyper=[16], prenet=[16]),
     "diif": lambda c: decoders.DIIF(c, [16], [16]),
+    "srno": lambda c: decoders.SRNO(c, 16, 4),
+    "lm_srno": lambda c: decoders.LMSRNO(c, width=8, depth=2, channels=16, heads=4),
 }
 
 

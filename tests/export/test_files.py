@@ -18,7 +18,12 @@ from .conftest import make
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("ciaosr-edsr", "tiles"), ("lm_ciaosr-edsr", "tiles"), ("diif-edsr", "each distinct slice")],
+    [
+        ("ciaosr-edsr", "tiles"),
+        ("lm_ciaosr-edsr", "tiles"),
+        ("diif-edsr", "each distinct slice"),
+        ("srno-edsr", "depends on all pixels"),
+    ],
 )
 def test_decoders_that_no_graph_can_express(name, reason, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "trace", None)  # must not be reached

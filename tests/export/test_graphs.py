@@ -76,7 +76,8 @@ def test_a_model_as_two_graphs(exported, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["liif-rdn", "lte_plus-edsr", "metasr-edsr", "lm_liif-swinir", "lm_lte-edsr", "bicubic-identity"]
+    "name",
+    ["liif-rdn", "lte_plus-edsr", "metasr-edsr", "lm_liif-swinir", "lm_lte-edsr", "lm_srno-edsr", "bicubic-identity"],
 )
 def test_other_models_as_one_graph(exported, name):
     model, files = exported(name)

@@ -25,7 +25,7 @@ ENCODERS = {
     "rdn": lambda: encoders.RDN(8, 2, 2, 4),
     "swinir": lambda: encoders.SwinIR(8, window=4, embed=8, depths=[2, 2], heads=[2, 2]),
 }
-LOCAL = [name for name in TINY if name not in ("ciaosr", "lm_ciaosr", "lm_ciaosr_features", "diif", "diif_constant")]
+LOCAL = [name for name in TINY if TINY[name]().receptive_field is not None]
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def test_as_whole_for_every_decoder(decoder, scale):
     assert largest_difference(build(decoder), picture(45, 19), size, tile=12) < 2e-5
 
 
-@pytest.mark.parametrize("decoder", ["ciaosr", "lm_ciaosr", "diif"])
+@pytest.mark.parametrize("decoder", ["ciaosr", "lm_ciaosr", "diif", "srno", "lm_srno"])
 def test_as_whole_for_decoders_that_look_everywhere(decoder):
     assert largest_difference(build(decoder), picture(23, 17), (60, 44), tile=9) < 2e-5
 

@@ -12,7 +12,7 @@ from lmf.checkpoint import find
 from lmf.errors import UserError
 from lmf.grid import Grid, Strip
 from lmf.inference.stores import Cache, Features
-from lmf.inference.views import Views
+from lmf.inference.views import Views, joined, without
 from lmf.renderers import CMSR, Dense, Stats
 from lmf.renderers.cmsr.tables import beside
 
@@ -33,9 +33,12 @@ def no_grad():
         yield
 
 
+@pytest.mark.parametrize("window", [0, 1000], ids=["patches", "window"])
 @pytest.mark.parametrize("scale", [0.6, 1, 2.6, 3, 9.1])
 @pytest.mark.parametrize("decoder", sorted(TINY))
-def test_a_view_is_a_part_of_the_whole(decoder, scale):
+def test_a_view_is_a_part_of_the_whole(decoder, scale, window, monkeypatch):
+    monkeypatch.setattr("lmf.inference.views.SMALL", 0)
+    monkeypatch.setattr("lmf.inference.views.WINDOW", window)
     model, lr = build(decoder), picture(23, 31)
     size = (round(23 * scale), round(31 * scale))
     whole = model.render(lr, size)
@@ -122,6 +125,21 @@ def test_latents_are_computed_once_above_the_trained_scales(monkeypatch):
     assert len(calls) == 3 * len(list(product(*views._patches)))
 
 
+def test_dragging_joins_latents_once_for_many_views(monkeypatch):
+    monkeypatch.setattr("lmf.inference.views.SMALL", 0)
+    model, lr = build(), picture(40, 40)
+    views, regions = ready(model, lr), []
+    monkeypatch.setattr(
+        "lmf.inference.views.joined", lambda parts, region: [joined(parts, region), regions.append(region)][0]
+    )
+    whole = model.render(lr, (320, 320))
+    for left in (100, 101, 103, 200, 203):
+        made = views.render((320, 320), ((90, 130), (left, left + 30)), Dense())
+        assert (made - whole[:, :, 90:130, left : left + 30]).abs().max() < 3e-5
+    assert regions == [((5, 20), (5, 20)), ((5, 20), (20, 35))]  # 3 LR pixels around the view, in patches of 5
+    assert len([key for key in views.cache._held if key[0] is views._window_key]) == 1
+
+
 def test_latents_ahead_are_those_of_large_scales(monkeypatch):
     model, lr = build(), picture(20, 20)
     views = ready(model, lr)
@@ -152,6 +170,30 @@ def test_features_are_kept_as_they_are():
     store, feat = Features(3, (7, 9)), torch.rand(1, 3, 4, 5)
     store.write(((2, 6), (3, 8)), feat)
     assert torch.equal(store.read(((3, 6), (4, 7))), feat[:, :, 1:, 1:4])
+
+
+@pytest.mark.parametrize(
+    ("held", "count"),
+    [
+        (None, 1),
+        (((0, 3), (0, 50)), 1),
+        (((4, 20), (6, 30)), 0),
+        (((5, 12), (8, 20)), 4),
+        (((0, 15), (2, 25)), 2),
+        (((4, 20), (2, 25)), 1),
+    ],
+)
+def test_what_a_view_adds(held, count):
+    pixels = np.zeros((40, 60), dtype=int)
+    parts = without(((4, 20), (6, 30)), held)
+    for rows, cols in parts:
+        pixels[slice(*rows), slice(*cols)] += 1
+    expected = np.zeros_like(pixels)
+    expected[4:20, 6:30] = 1
+    if held is not None:
+        expected[slice(*held[0]), slice(*held[1])] = 0
+    assert (pixels == expected).all()
+    assert len(parts) == count
 
 
 @pytest.mark.parametrize("view", [((0, 81), (0, 80)), ((5, 5), (0, 80)), ((-1, 5), (0, 80))])

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lmf import kernels
-from lmf.decoders import LMLIIF, LMLTE, LMCiaoSR
+from lmf.decoders import LMLIIF, LMLTE, LMSRNO, LMCiaoSR
 from lmf.decoders.modulation import LMFDecoder, ModulatedLatent, ModulatedMLP
 from lmf.grid import Grid
 from lmf.renderers import Dense
@@ -16,10 +16,11 @@ DECODERS = [
     lambda: LMLTE(8, hidden_dim=32, depth=2, hyper=(16,)),
     lambda: LMLTE(8, hidden_dim=32, depth=2, hyper=(16,), code_channels=0),
     lambda: LMCiaoSR(8, depth=2, hyper=(16,), prenet=(8,), hidden_k=(8,), hidden_v=(8,)),
+    lambda: LMSRNO(8, depth=2, channels=16, heads=4),
 ]
 
 
-@pytest.fixture(params=DECODERS, ids=["lm_liif", "lm_liif_no_code", "lm_lte", "lm_lte_no_code", "lm_ciaosr"])
+@pytest.fixture(params=DECODERS, ids=["lm_liif", "lm_liif_no_code", "lm_lte", "lm_lte_no_code", "lm_ciaosr", "lm_srno"])
 def decoder(request) -> LMFDecoder:
     torch.manual_seed(0)
     return request.param()

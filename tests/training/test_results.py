@@ -63,6 +63,11 @@ def test_the_table_shows_all_but_the_protocol(rows, capsys):
     assert "benchmark" not in out
 
 
+def test_an_empty_table_says_so(capsys):
+    Results([]).show("set5")
+    assert capsys.readouterr().out == "set5: no results\n"
+
+
 def test_wandb_gets_the_rows_as_a_table(rows, monkeypatch):
     from lightning.pytorch.loggers import CSVLogger, WandbLogger
 

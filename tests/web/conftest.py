@@ -57,17 +57,18 @@ class Client:
         return self.request("POST", "/api/frame", {"method": method, "scale": scale, **view, **options})
 
     def frame(self, *arguments, **options):
-        """The pixels of a view, what the server says about it, and its answer, as soon as it can be rendered."""
+        """The pixels of a view, what the server says about it, and its levels, as soon as it can be rendered."""
         while (answer := self.ask(*arguments, **options)).status == 202:
             pass
         assert answer.status == 200, answer.content
         facts = json.loads(answer.headers["lmf-frame"])
-        content = answer.content[: facts["bytes"]]
+        [part] = facts["parts"]
+        content, levels = answer.content[: part["bytes"]], answer.content[part["bytes"] :]
         if options.get("raw", True):
-            pixels = np.frombuffer(content, np.uint8).reshape(facts["rows"], facts["columns"], 4)
+            pixels = np.frombuffer(content, np.uint8).reshape(part["rows"], part["columns"], 4)
         else:
             pixels = np.asarray(Image.open(io.BytesIO(content)))
-        return pixels, facts, answer.content
+        return pixels, facts, levels
 
     def download(self, **order):
         """Order a file, wait for it and fetch it."""

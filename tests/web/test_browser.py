@@ -251,8 +251,13 @@ def test_dragging_wheel_and_keys(visit, image):
     page.mouse.up()
     page.wait_for_selector(EXACT)
     moved = shown(page).astype(int)
-    difference = np.abs(moved[:-30, :-40] - before[30:, 40:])
-    assert difference.max() <= 1  # rounding
+    np.testing.assert_array_equal(moved[:-30, :-40], before[30:, 40:])
+    whole = np.asarray(lmf.load("lm_liif_edsr").upscale(image, scale=8)).astype(int)
+    top, left = map(int, page.get_attribute("#canvas", "data-origin").split())
+    height, width = moved.shape[:2]
+    assert np.abs(moved[..., :3] - whole[top : top + height, left : left + width]).max() <= 1
+    anew = int(page.inner_text("#figures").split(" · ")[2].split(" ")[0].replace(",", ""))
+    assert 0 < anew <= height * 40 + width * 30  # the rest is there already
 
     page.mouse.wheel(0, -300)
     page.wait_for_function("() => +document.getElementById('scale').value > 8")

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import lmf
-from lmf import SRModel
+from lmf import SRModel, checkpoint
 from lmf.encoders import Identity
 from lmf.errors import UserError
 from lmf.web.methods import Nearest, methods
@@ -38,6 +38,18 @@ def test_the_methods_have_names(tmp_path):
 def test_what_cannot_be_offered(sources, message):
     with pytest.raises(UserError, match=message):
         methods(sources, CPU)
+
+
+def test_a_view_that_costs_the_whole_picture_is_refused(tmp_path):
+    model = checkpoint.build(
+        {
+            "encoder": {"_target_": "lmf.encoders.EDSR", "out_channels": 8, "blocks": 1},
+            "decoder": {"_target_": "lmf.decoders.SRNO", "in_channels": 8, "width": 16, "heads": 4},
+        }
+    )
+    lmf.save(model, tmp_path / "srno.safetensors")
+    with pytest.raises(UserError, match="srno: a view would take as long as the whole picture"):
+        methods([tmp_path / "srno.safetensors"], CPU)["srno"].warm_up()
 
 
 def test_tables_of_other_weights_are_not_used(tmp_path):

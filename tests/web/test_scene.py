@@ -52,10 +52,27 @@ def test_a_frame_is_a_part_of_the_whole(kind, scale, known):
     view = VIEW if scale > 1 else ((3, 9), (5, 21))
     frame = ready(scene_of(pixels, known), size).frame(scale, view)
     expected = whole[slice(*view[0]), slice(*view[1])].astype(int)
-    assert frame.pixels.dtype == pixels.dtype
+    [(box, made)] = frame.parts
+    assert (box, made.dtype) == (view, pixels.dtype)
     limit = 1 if pixels.dtype == np.uint8 else 4  # float32 rounding
-    assert np.abs(frame.pixels.astype(int) - expected).max() <= limit
-    assert np.mean(frame.pixels != expected) < (0.01 if pixels.dtype == np.uint8 else 0.5)
+    assert np.abs(made.astype(int) - expected).max() <= limit
+    assert np.mean(made != expected) < (0.01 if pixels.dtype == np.uint8 else 0.5)
+
+
+def test_pixels_that_are_known_are_not_rendered_again(known):
+    pixels = np.asarray(photo(mode="RGBA"))
+    scene = ready(scene_of(pixels, known), (111, 155))
+    old, view = ((0, 80), (10, 100)), VIEW
+    before, whole = scene.frame(3.7, old), scene.frame(3.7, view)
+    frame = scene.frame(3.7, view, held=old)
+    assert [box for box, _ in frame.parts] == [((80, 100), (33, 140)), ((10, 80), (100, 140))]
+    canvas = np.zeros((111, 155, 4), dtype=np.uint8)
+    for (rows, cols), part in (*before.parts, *frame.parts):
+        canvas[slice(*rows), slice(*cols)] = part
+    made = canvas[10:100, 33:140].astype(int)
+    assert np.abs(made - whole.parts[0][1]).max() <= 1
+    assert frame.macs["render"] == pytest.approx(whole.macs["render"] * (20 * 107 + 70 * 40) / (90 * 107))
+    assert scene.frame(3.7, VIEW, held=((0, 111), (0, 155))).parts == []
 
 
 def test_bands_are_the_whole(known):
@@ -131,9 +148,10 @@ def test_the_budget_of_a_frame(known):
     view = ((0, 400), (100, 640))
     frame = scene.frame(8, view, budget=0.5)
     assert 0 < frame.stats.share <= 0.5
+    assert [box for box, _ in scene.frame(8, view, budget=0.5, held=view).parts] == [view]
     dense = scene.frame(8, view)
     assert frame.macs["render"] == pytest.approx(dense.macs["render"] * frame.stats.share)
-    error = np.mean((frame.pixels.astype(float) - dense.pixels) ** 2)
+    error = np.mean((frame.parts[0][1].astype(float) - dense.parts[0][1]) ** 2)
     assert 10 * np.log10(255**2 / error) > 35
     with pytest.raises(lmf.UserError, match="bicubic has no tables"):
         ready(scene_of(np.asarray(photo()), known, "bicubic"), (240, 336)).frame(8, ((0, 9), (0, 9)), budget=0.5)
@@ -141,5 +159,5 @@ def test_the_budget_of_a_frame(known):
 
 def test_a_frame_leaves_gradients_on(known):
     assert not torch.is_inference_mode_enabled()
-    pixels = ready(scene_of(np.asarray(photo()), known), (60, 84)).frame(2, ((0, 60), (0, 84))).pixels
+    pixels = ready(scene_of(np.asarray(photo()), known), (60, 84)).frame(2, ((0, 60), (0, 84))).parts[0][1]
     assert pixels.shape == (60, 84, 3)

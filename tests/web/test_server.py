@@ -1,6 +1,8 @@
 """The server over HTTP: what it answers, what it refuses, and what it forgets."""
 
 import io
+import json
+import socket
 import threading
 import time
 from importlib import resources
@@ -13,6 +15,7 @@ from PIL import Image
 import lmf
 from lmf import errors
 from lmf.web.handlers import Handlers
+from lmf.web.run import listen
 from lmf.web.scene import Scene
 
 from .conftest import Client, photo, saved
@@ -49,6 +52,25 @@ def test_a_view_is_a_part_of_the_whole(client):
     np.testing.assert_array_equal(packed, pixels[..., :3])
 
 
+@pytest.mark.parametrize("raw", [True, False])
+def test_what_the_page_holds_is_not_sent_again(client, raw):
+    client.upload(saved(photo()))
+    whole, _, _ = client.frame("lm_liif_edsr", 4, (0, 120), (0, 168))
+    held = {"top": -9, "bottom": 70, "left": 20, "right": 300}
+    answer = client.ask("lm_liif_edsr", 4, (0, 120), (0, 168), held=held, raw=raw)
+    facts, body, sent = json.loads(answer.headers["lmf-frame"]), answer.content, 0
+    assert [facts[key] for key in ("top", "left", "rows", "columns")] == [0, 0, 120, 168]
+    for part in facts["parts"]:
+        own, body = body[: part["bytes"]], body[part["bytes"] :]
+        shape = part["rows"], part["columns"], -1
+        made = np.frombuffer(own, np.uint8).reshape(shape) if raw else np.asarray(Image.open(io.BytesIO(own)))
+        rows, cols = (slice(part[a], part[a] + part[b]) for a, b in (("top", "rows"), ("left", "columns")))
+        assert np.abs(made[..., :3].astype(int) - whole[rows, cols, :3]).max() <= 1
+        sent += made[..., 0].size
+    assert sent == 120 * 168 - 70 * 148
+    assert body == b""
+
+
 @pytest.mark.parametrize(("method", "resample"), [("bicubic", Image.BICUBIC), ("nearest", Image.NEAREST)])
 def test_what_a_view_is_compared_with(client, method, resample):
     image = photo()
@@ -64,7 +86,7 @@ def test_levels_follow_the_pixels(client):
     client.upload(saved(photo(60, 80)))
     _, facts, content = client.frame("lm_liif_edsr", 9.5, (100, 500), (0, 700), budget=0.4)
     levels = facts["levels"]
-    index = np.frombuffer(content[facts["bytes"] :], np.uint8).reshape(levels["rows"], levels["columns"])
+    index = np.frombuffer(content, np.uint8).reshape(levels["rows"], levels["columns"])
     assert levels["share"] <= 0.4
     assert sum(levels["rendered"]) == pytest.approx(levels["share"] * facts["rows"] * facts["columns"], rel=1e-3)
     assert len(levels["scales"]) > 1
@@ -121,6 +143,14 @@ def test_a_new_order_replaces_the_old_one(client):
     assert Image.open(io.BytesIO(answer.content)).size == (126, 90)
     assert client.request("DELETE", "/api/download").status == 204
     assert "there is no download" in error(client.json("GET", "/api/download", status=400))
+
+
+def test_the_body_of_a_short_answer_does_not_wait():
+    """Nagle's algorithm holds it back until the header is acknowledged, which takes 40 ms."""
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 # What it refuses
@@ -196,6 +226,8 @@ WRONG = [
     ({"method": ["bicubic"]}, "method must be a text"),
     ({"budget": 0}, "budget must be a number from 0.01 to 1, got 0"),
     ({"method": "bicubic", "budget": 0.5}, "bicubic has no tables"),
+    ({"held": 3}, "held must be a rectangle, got 3"),
+    ({"held": {"top": 1, "bottom": 2, "left": "x"}}, "left must be a whole number, got 'x'"),
 ]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +12,6 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import nn
 
 from lmf import checkpoint
 from lmf.app import runs
@@ -140,7 +137,7 @@ def check_parts(config: DictConfig, model: SRModel, path: Path) -> None:
         UserError: if one does not agree.
     """
     wanted: dict[str, Any] = {p: OmegaConf.to_container(config[p], resolve=True) for p in ("encoder", "decoder")}
-    actual = {part: options(getattr(model, part), (model.config or {})[part]) for part in wanted}
+    actual = {part: checkpoint.options(getattr(model, part), (model.config or {})[part]) for part in wanted}
     wrong = []
     for override in HydraConfig.get().overrides.task:
         part, _, key = split(override)[0].partition(".")
@@ -157,13 +154,6 @@ def check_parts(config: DictConfig, model: SRModel, path: Path) -> None:
                 f"experiment={experiment} has the {part} {wanted[part]['_target_']}, {path} holds a "
                 f"{actual[part]['_target_']}; remove the experiment or give one of its models"
             )
-
-
-def options(part: nn.Module, config: dict[str, Any]) -> dict[str, Any]:
-    """Complete the ``config`` of an encoder or decoder with the defaults of its class, in plain types."""
-    defaults = {k: p.default for k, p in inspect.signature(type(part)).parameters.items() if p.default is not p.empty}
-    complete: dict[str, Any] = json.loads(json.dumps({**defaults, **config}))
-    return complete
 
 
 def make_renderer(config: DictConfig, model: SRModel, path: Path) -> Renderer:

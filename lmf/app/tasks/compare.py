@@ -23,7 +23,7 @@ from lmf.comparison.tables import HEADINGS, ranked, shown
 from lmf.data import DataError, Files, Folder, SRDataModule
 from lmf.decoders import Bicubic
 from lmf.encoders import Identity
-from lmf.errors import UserError
+from lmf.errors import UserError, did_you_mean
 from lmf.figures import comparison as figure
 from lmf.figures.style import save
 from lmf.io.csv import csv_text
@@ -52,6 +52,7 @@ def run(config: DictConfig) -> None:
     runs.check_output(output)
     device = device_of(config)
     entries = [entry(spec, config.trust) for spec in specs(task.models)]
+    comparison.check_options(entries, task.figures, task.crop, task.repeats)
     metrics = perceptual(items("task.metrics", task.metrics))
     names = None if task.names is None else items("task.names", task.names)
     data = pictures(config)
@@ -96,7 +97,8 @@ def specs(models: Any) -> list[dict[str, Any]]:
     for item in models:
         spec = dict(item) if isinstance(item, Mapping) else {"model": str(item)}
         if unknown := [key for key in spec if key not in KEYS]:
-            raise UserError(f"task.models: unknown {', '.join(map(str, unknown))}; the keys are {', '.join(KEYS)}")
+            keys, similar = ", ".join(KEYS), did_you_mean(map(str, unknown), KEYS)
+            raise UserError(f"task.models: unknown {', '.join(map(str, unknown))}; the keys are {keys}{similar}")
         if "model" not in spec:
             raise UserError(f"task.models: {spec} names no model; give {{model:NAME}}")
         found.append(spec)

@@ -52,6 +52,10 @@ def run(config: DictConfig) -> None:
         for measured, values in results(Path(file)).items():
             card.setdefault("results", {}).setdefault(measured, {}).update(values)
     model = load(config)
+    others = items("average", config.average)
+    if others:
+        model = checkpoint.average([model, *(checkpoint.load(other, trust=config.trust) for other in others)])
+        card["average"] = f"mean of the weights of {len(others) + 1} models"
     if config.bounds is not None:
         model = bounded(model, Path(config.bounds))
         card["bounds"] = f"features clamped to their range on photographs ({Path(config.bounds).name})"

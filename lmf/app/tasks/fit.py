@@ -6,8 +6,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from lmf import checkpoint
 from lmf.app import runs, tracking
@@ -109,7 +111,9 @@ def make_teacher(config: DictConfig) -> Teacher | None:
 
 
 def initialise(model: SRModel, config: DictConfig) -> None:
-    """Copy the encoder of the checkpoint ``config.init_from`` to ``model``, and the decoder if it has the same config.
+    """Copy the weights of the checkpoint ``config.init_from`` to the encoder and, if they fit, to the decoder.
+
+    They fit a decoder of the same class and the same shapes. Its other options, such as ``skip``, may differ.
 
     Raises:
         UserError: if the encoders differ and the one of ``model`` cannot grow from the other.
@@ -117,18 +121,33 @@ def initialise(model: SRModel, config: DictConfig) -> None:
     if config.init_from is None:
         return
     donor = checkpoint.load(config.init_from, trust=config.trust)
-    ours, theirs = model.config or {}, donor.config or {}
-    copied = [part for part in ("encoder", "decoder") if ours[part] == theirs[part]]
-    for part in copied:
-        getattr(model, part).load_state_dict(getattr(donor, part).state_dict())
-    if "encoder" not in copied:
-        if not model.encoder.grow_from(donor.encoder):
-            raise UserError(
-                f"init_from={config.init_from}: its encoder is {theirs['encoder']}, the config wants {ours['encoder']}"
-            )
-        copied.insert(0, "encoder, which has more layers,")
+    ours, theirs = (
+        {part: checkpoint.options(getattr(m, part), (m.config or {})[part]) for part in ("encoder", "decoder")}
+        for m in (model, donor)
+    )
+    encoder = "encoder"
+    if ours["encoder"] == theirs["encoder"]:
+        model.encoder.load_state_dict(donor.encoder.state_dict())
+    elif model.encoder.grow_from(donor.encoder):
+        encoder = "encoder, which has more layers,"
+    else:
+        raise UserError(
+            f"init_from={config.init_from}: its encoder is {theirs['encoder']}, the config wants {ours['encoder']}"
+        )
+    if copied := type(model.decoder) is type(donor.decoder) and shapes(model.decoder) == shapes(donor.decoder):
+        model.decoder.load_state_dict(donor.decoder.state_dict(), strict=False)  # buffers depend on options
     if is_rank_zero():
-        log.info(f"{' and '.join(copied)} from {config.init_from}")
+        changed = {key: value for key, value in ours["decoder"].items() if theirs["decoder"].get(key, ...) != value}
+        log.info(f"{encoder}{' and decoder' if copied else ''} from {config.init_from}")
+        if not copied:
+            log.info(f"the decoder starts anew, since that of {config.init_from} has other {', '.join(changed)}")
+        elif changed:
+            log.info(f"options of the decoder that are not those of {config.init_from}: {changed}")
+
+
+def shapes(module: nn.Module) -> dict[str, torch.Size]:
+    """Return the shape of every parameter of ``module``."""
+    return {name: parameter.shape for name, parameter in module.named_parameters()}
 
 
 def make_data(config: DictConfig, model: SRModel) -> SRDataModule:

@@ -97,9 +97,9 @@ def gradients(rng: Rng, canvas: Canvas, palette: Palette) -> None:
 
 
 def mosaic(rng: Rng, canvas: Canvas, palette: Palette) -> None:
-    """Draw cells of 2 to 30 units in random colours of the palette, as in codes and maps, with or without a grid."""
+    """Draw cells of 1 to 30 units in random colours of the palette, as in codes and maps, with or without a grid."""
     height, width = canvas.height, canvas.width
-    cell = np.exp(rng.uniform(np.log(2), np.log(30), 2))
+    cell = np.exp(rng.uniform(0, np.log(30), 2))
     if rng.random() < 0.5:  # squares on the pixel grid
         cell = np.full(2, np.rint(cell[0]))
     rows, columns = (int(n / side) + 2 for n, side in zip((height, width), cell, strict=True))

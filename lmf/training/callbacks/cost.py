@@ -41,8 +41,8 @@ class CostCallback(L.Callback):
         scales: scales to measure.
         every: when to measure, besides before tests: ``"fit"`` (once before training), ``"validation"`` (before every
             validation) or ``"test"`` (never).
-        results: whether to add the columns ``decoder_gmacs`` and ``decoder_s`` (latent and rendering) to the results of
-            tests at one of ``scales``.
+        results: whether to add the columns ``decoder_gmacs`` and ``decoder_s`` (latent and rendering) and ``peak_mib``
+            (peak memory, where it is known) to the results of tests at one of ``scales``.
         warmup: untimed runs per scale.
         repeats: timed runs per scale.
         budget: seconds per scale after which no run is repeated, see `lmf.benchmark.cost.latency`.
@@ -105,8 +105,7 @@ class CostCallback(L.Callback):
             ]
         latencies = [worst(x, trainer, device) for x in local]
         self.decoder = {
-            scale: {"decoder_gmacs": cost.decoder_macs / 1e9, "decoder_s": timing.latent + timing.render}
-            for scale, cost, timing in zip(self.scales, costs, latencies, strict=True)
+            scale: columns(cost, timing) for scale, cost, timing in zip(self.scales, costs, latencies, strict=True)
         }
         values = self.values(costs, latencies)
         for logger in trainer.loggers:
@@ -153,6 +152,12 @@ class CostCallback(L.Callback):
     def show(self, costs: Sequence[Cost], latencies: Sequence[Latency], name: str) -> None:
         """Print the table on the console of the progress bar, which leaves the bar intact."""
         get_console().print(cost_table(costs, latencies, name))
+
+
+def columns(cost: Cost, timing: Latency) -> dict[str, float]:
+    """Return the costs of the decoder as columns of results."""
+    found = {"decoder_gmacs": cost.decoder_macs / 1e9, "decoder_s": timing.latent + timing.render}
+    return found if timing.peak_bytes is None else found | {"peak_mib": timing.peak_bytes / 2**20}
 
 
 def worst(local: Latency, trainer: L.Trainer, device: torch.device) -> Latency:

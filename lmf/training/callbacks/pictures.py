@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lmf.decoders import Bicubic
 from lmf.encoders import Identity
-from lmf.errors import UserError
+from lmf.errors import UserError, did_you_mean
 from lmf.io.colour import from_network, to_network, to_uint8
 from lmf.io.files import replacing
 from lmf.metrics import psnr
@@ -75,7 +75,8 @@ class PicturesCallback(L.Callback):
             known = [s.name for s in trainer.datamodule.val_sets]  # type: ignore[attr-defined]
             unknown = [name for name in self.sets or () if name not in known]
             if unknown:
-                raise UserError(f"sets must be some of {', '.join(known)}, got {', '.join(unknown)}")
+                similar = did_you_mean(unknown, known)
+                raise UserError(f"sets must be some of {', '.join(known)}, got {', '.join(unknown)}{similar}")
 
     def on_validation_batch_end(
         self,

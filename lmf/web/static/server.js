@@ -1,6 +1,8 @@
 // The page's requests to the server. A session that is gone is opened again, with the same picture; a lost connection
 // is tried again until it is back.
 
+import { decoded } from "./view.js";
+
 export class ServerError extends Error {
   constructor(message, status) {
     super(message);
@@ -105,16 +107,23 @@ export class Server extends EventTarget {
 }
 
 // Frames of one part of the page. At most two requests are on their way; the newest state is asked for as soon as one
-// comes back, or when the first takes long.
+// comes back, or when the first takes long. What the last frame shows already is kept and not asked for again.
 export class Frames {
   constructor(server, part, raw, events) {
     Object.assign(this, { server, part, raw, events });
     this.number = 0;
-    this.shown = 0;
+    this.shown = 0; // number of the last frame
+    this.frame = null; // the last frame
     this.state = null; // what is wanted
     this.asked = null; // what was asked for last
     this.flying = 0;
     this.since = 0;
+  }
+
+  // Drop the last frame, and those that are on their way: they are of another picture.
+  forget() {
+    this.frame = this.state = this.asked = null;
+    this.shown = this.number;
   }
 
   want(state) {
@@ -142,22 +151,37 @@ export class Frames {
     this.ask(this.state);
   }
 
+  // The last frame, if it shows pixels of a state. Levels are chosen for a view, so that its pixels are of no other.
+  known(state) {
+    const frame = this.frame;
+    const same = frame && frame.state.method === state.method && frame.state.scale === state.scale;
+    return same && !state.budget && !frame.state.budget ? frame : null;
+  }
+
   async ask(state) {
     const number = ++this.number;
+    const before = this.known(state);
+    const held = before && {
+      top: before.top,
+      bottom: before.top + before.rows,
+      left: before.left,
+      right: before.left + before.columns,
+    };
     this.asked = state;
     this.flying += 1;
     this.since = performance.now();
     try {
-      const answer = await this.server.post("/api/frame", { part: this.part, number, raw: this.raw, ...state });
+      const answer = await this.server.post("/api/frame", { part: this.part, number, raw: this.raw, held, ...state });
       if (answer.status === 202) {
         this.events.progress((await answer.json()).encoded);
         if (this.asked === state) this.asked = null; // ask again
       } else if (answer.status === 200) {
-        const frame = JSON.parse(answer.headers.get("lmf-frame"));
-        const body = await answer.arrayBuffer();
+        const facts = JSON.parse(answer.headers.get("lmf-frame"));
+        const frame = await decoded({ ...facts, state, before }, await answer.arrayBuffer(), this.raw);
         if (number > this.shown) {
           this.shown = number;
-          await this.events.frame({ ...frame, state, body, exact: state === this.state });
+          this.frame = frame;
+          this.events.frame(frame);
         }
       }
     } catch (error) {

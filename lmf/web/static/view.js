@@ -136,20 +136,27 @@ function covers(frame, view) {
   );
 }
 
-// The pixels of a frame as something that a canvas draws, and its level map.
-export async function decoded(frame, raw) {
-  const pixels = frame.body.slice(0, frame.bytes);
-  let bitmap;
-  if (raw) {
-    bitmap = new OffscreenCanvas(frame.columns, frame.rows);
-    bitmap.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(pixels), frame.columns, frame.rows), 0, 0);
-  } else {
-    bitmap = await createImageBitmap(new Blob([pixels]), { colorSpaceConversion: "none" });
+// A frame with its pixels as something that a canvas draws, and its level map. They are those of `frame.before`, if the
+// server was told of it, and those of the parts in the body.
+export async function decoded({ before, ...frame }, body, raw) {
+  const bitmap = new OffscreenCanvas(frame.columns, frame.rows);
+  const context = bitmap.getContext("2d");
+  if (before) context.drawImage(before.bitmap, before.left - frame.left, before.top - frame.top);
+  let at = 0;
+  for (const { top, left, rows, columns, bytes } of frame.parts) {
+    const place = [left - frame.left, top - frame.top];
+    if (raw) {
+      context.putImageData(new ImageData(new Uint8ClampedArray(body, at, bytes), columns, rows), ...place);
+    } else {
+      const blob = new Blob([new Uint8Array(body, at, bytes)]);
+      context.drawImage(await createImageBitmap(blob, { colorSpaceConversion: "none" }), ...place);
+    }
+    at += bytes;
   }
   let map = null;
   if (frame.levels) {
     const { top, left, rows, columns, scales } = frame.levels;
-    const index = new Uint8Array(frame.body, frame.bytes);
+    const index = new Uint8Array(body, at);
     const canvas = new OffscreenCanvas(columns, rows);
     const image = new ImageData(columns, rows);
     const colours = scales.map((_, i) => rgb(colourOf(i, scales.length)));
@@ -157,7 +164,7 @@ export async function decoded(frame, raw) {
     canvas.getContext("2d").putImageData(image, 0, 0);
     map = { canvas, top, left };
   }
-  return { ...frame, body: null, bitmap, map };
+  return { ...frame, bitmap, map };
 }
 
 // The finest level always has the same colour.

@@ -1,7 +1,7 @@
 // The page: its controls, and what happens when they are used.
 
 import { Frames, Server } from "./server.js";
-import { Painter, View, colourOf, decoded } from "./view.js";
+import { Painter, View, colourOf } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
 const canvas = $("canvas");
@@ -14,13 +14,11 @@ let offer = null;
 let divider = 0.5;
 let encoded = 0;
 let queued = false;
-const frames = { a: null, b: null }; // what was received last
 const loaders = {};
 
 for (const part of ["a", "b"]) {
   loaders[part] = new Frames(server, part, raw, {
-    frame: async (frame) => {
-      frames[part] = await decoded(frame, raw);
+    frame: (frame) => {
       encoded = frame.encoded;
       redraw();
     },
@@ -57,12 +55,12 @@ function draw() {
   loaders.b.want(comparing ? { ...view.box, method: $("compare").value } : null);
 
   const at = comparing ? Math.round(divider * view.width) : view.width;
-  const a = usable(frames.a, $("model").value);
+  const a = usable(loaders.a.frame, $("model").value);
   painter.layer(view, a, $("model").value !== "nearest", 0, at);
   if (levels && a?.map) painter.levels(view, a, 0, at);
-  if (comparing) painter.layer(view, usable(frames.b, $("compare").value), $("compare").value !== "nearest", at, view.width);
+  if (comparing) painter.layer(view, usable(loaders.b.frame, $("compare").value), $("compare").value !== "nearest", at, view.width);
 
-  const exact = isExact(frames.a, loaders.a) && (!comparing || isExact(frames.b, loaders.b));
+  const exact = isExact(loaders.a) && (!comparing || isExact(loaders.b));
   canvas.dataset.state = exact ? "exact" : "coarse";
   canvas.dataset.origin = `${view.origin.top} ${view.origin.left}`;
   describe(exact, comparing, levels);
@@ -72,19 +70,19 @@ function usable(frame, name) {
   return frame?.state.method === name ? frame : null;
 }
 
-function isExact(frame, loader) {
-  return frame !== null && frame.state === loader.state;
+function isExact(loader) {
+  return loader.frame !== null && loader.frame.state === loader.state;
 }
 
 function describe(exact, comparing, levels) {
   if (document.activeElement !== $("scale")) $("scale").value = +view.scale.toFixed(3);
-  const frame = frames.a;
+  const frame = loaders.a.frame;
   const scale = `x${+view.scale.toFixed(3)}`;
   const waits = !exact && encoded < 1;
   $("status").textContent = exact ? `${scale}, exact` : waits ? `${scale}, encoder at ${Math.round(100 * encoded)} %` : `${scale}, coarse`;
   if (exact) {
     const { encoder, latent, render } = frame.macs;
-    const pixels = frame.levels ? frame.levels.rendered.reduce((a, b) => a + b) : frame.rows * frame.columns;
+    const pixels = (frame.levels?.rendered ?? frame.parts.map((p) => p.rows * p.columns)).reduce((a, b) => a + b, 0);
     const share = frame.levels ? ` (${Math.round(100 * frame.levels.share)} %)` : "";
     $("figures").textContent = [
       `${frame.columns}×${frame.rows} of ${frame.width}×${frame.height}`,
@@ -137,9 +135,14 @@ $("alert").addEventListener("click", forgive);
 
 // ---- pictures and sessions
 
-async function show(picture) {
-  frames.a = frames.b = painter.preview = null;
+function forget() {
+  for (const loader of Object.values(loaders)) loader.forget();
   encoded = 0;
+}
+
+async function show(picture) {
+  forget();
+  painter.preview = null;
   $("name").textContent = picture ? picture.name : "";
   $("name").title = $("name").textContent;
   $("drop").hidden = picture !== null;
@@ -177,8 +180,8 @@ server.addEventListener("back", () => {
   for (const loader of Object.values(loaders)) loader.again();
 });
 server.addEventListener("reopened", () => {
-  frames.a = frames.b = null;
-  encoded = 0;
+  forget();
+  redraw();
 });
 
 // ---- controls

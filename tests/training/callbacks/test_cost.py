@@ -67,6 +67,7 @@ def test_only_before_a_test_and_beside_its_results(module, data, make_trainer, t
     macs = count(module.model, (8, 12), scale=2).decoder_macs
     assert measured.values.pop("decoder_gmacs") == pytest.approx(macs / 1e9)
     assert measured.values.pop("decoder_s") > 0
+    assert measured.values.pop("peak_mib", 0) >= 0  # where the system reports it
     assert not measured.values
     assert not beyond.values  # x2.5 is not among the scales
 
