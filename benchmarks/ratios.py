@@ -2,6 +2,7 @@
 
     python benchmarks/ratios.py             compare with benchmarks/baseline.json; status 1 if a ratio fell
     python benchmarks/ratios.py --write     replace the ratios of this kind of processor there
+    python benchmarks/ratios.py --only x4   some of them
 
 The two sides of a ratio run in turns, and the least time of each counts, so that other load on the machine affects the
 ratio little. It still varies by some 10 % between runs and more between processors of one kind: a ratio counts as
@@ -77,9 +78,11 @@ def without_gradients(work):
     return torch.inference_mode()(work)
 
 
-def measure(model, sizes, batch, repeats):
-    """Yield the name of every work, the ratio of its two least times, and these."""
+def measure(model, sizes, batch, repeats, only=""):
+    """Yield the name of every work whose name contains ``only``, the ratio of its two least times, and these."""
     for name, work, *sides in works(model, sizes, batch):
+        if only not in name:
+            continue
         times = [[], []]
         for turn in range(1 + repeats):
             for taken, (context, choice) in zip(times, sides, strict=True):
@@ -102,6 +105,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="replace the committed ratios")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", default="", metavar="TEXT", help="only ratios whose name contains TEXT")
     parser.add_argument("--baseline", type=Path, default=BASELINE)
     parser.add_argument("--tiny", action="store_true", help="a tiny model and picture, to try the script")
     options = parser.parse_args()
@@ -112,12 +116,12 @@ def main():
     kept = baseline.get(own, {})
     print(f"{own}, {torch.get_num_threads()} threads: times faster than PyTorch")
     measured = {}
-    for name, ratio, slow, fast in measure(model, sizes, batch, options.repeats):
+    for name, ratio, slow, fast in measure(model, sizes, batch, options.repeats, options.only):
         measured[name] = round(ratio, 2)
         before = f", committed {kept[name]:.2f}" if name in kept else ""
         print(f"  {name:24} {ratio:6.2f}   ({1000 * slow:.1f} / {1000 * fast:.1f} ms{before})", flush=True)
     if options.write:
-        baseline[own] = measured
+        baseline[own] = kept | measured
         write_text(options.baseline, json.dumps(baseline, indent=1) + "\n")
     elif not kept:
         print(f"no ratios are committed for {own}: nothing is compared")

@@ -148,8 +148,8 @@ def count(models: Mapping[str, SRModel], cases: Sequence[Case]) -> list[Row]:
     """Return a row without timing for each case."""
     unique = {(c.name, c.lr, c.scale): c for c in cases}
     rows = {key: row_of(models[case.model], case) for key, case in unique.items()}
-    varied = [{"backend": c.backend, "precision": c.precision, "encoder": c.encoder} for c in cases]
-    return [replace(rows[c.name, c.lr, c.scale], **own) for c, own in zip(cases, varied, strict=True)]
+    found = [(rows[case.name, case.lr, case.scale], case) for case in cases]
+    return [replace(row, backend=c.backend, precision=c.precision, encoder=c.encoder) for row, c in found]
 
 
 def row_of(model: SRModel, case: Case) -> Row:

@@ -50,7 +50,7 @@ class Encoder(nn.Module):
 
 
 def convolve(
-    conv: nn.Conv2d, x: Tensor, *, relu: bool = False, skip: Tensor | None = None, scale: float = 1.0
+    conv: nn.Module, x: Tensor, *, relu: bool = False, skip: Tensor | None = None, scale: float = 1.0
 ) -> Tensor:
     """Compute ``scale * conv(x) + skip`` or ``relu(conv(x))``, with `lmf.kernels` where that is possible.
 
@@ -61,7 +61,7 @@ def convolve(
         skip: (B, C', h, w) to add, or None.
         scale: factor of the convolution and its bias.
     """
-    if fusible(x, [conv]):
+    if type(conv) is nn.Conv2d and fusible(x, [conv]):
         return kernels.conv3x3(x, conv.weight, conv.bias, relu=relu, skip=skip, scale=scale)
     y: Tensor = conv(x)
     if relu:
@@ -76,7 +76,7 @@ def fusible(x: Tensor, convs: Sequence[nn.Conv2d], around: Iterable[nn.Module] =
 
     Args:
         x: a map of the dtype and on the device of all others.
-        convs: the convolutions. Those that were replaced or parametrized are called, and so are those with hooks.
+        convs: the convolutions. They must have no hooks, and be neither parametrized nor of another class.
         around: modules that would call them; they must have no hooks either.
     """
     return (
@@ -85,6 +85,11 @@ def fusible(x: Tensor, convs: Sequence[nn.Conv2d], around: Iterable[nn.Module] =
         and not _has_any_global_hook()
         and not any(map(hooked, (*convs, *around)))
     )
+
+
+def weights(convs: Sequence[nn.Conv2d]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the weights and the biases of ``convs``."""
+    return [conv.weight for conv in convs], [conv.bias for conv in convs if conv.bias is not None]
 
 
 def hooked(module: nn.Module) -> bool:

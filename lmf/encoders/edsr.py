@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lmf import kernels
-from lmf.encoders.base import Encoder, convolve, fusible
+from lmf.encoders.base import Encoder, convolve, fusible, weights
 
 
 class EDSR(Encoder):
@@ -28,10 +28,10 @@ class EDSR(Encoder):
 
     def forward(self, image: Tensor) -> Tensor:
         head: Tensor = self.head(image)  # (B, C, h, w)
-        convs = [conv for block in self.blocks for conv in (block.conv1, block.conv2)] + [self.tail]
-        if fusible(head, convs, self.blocks):
-            weights, biases = zip(*((conv.weight, conv.bias) for conv in convs), strict=True)
-            return kernels.residual_blocks(head, weights, biases, self.res_scale)
+        own = [block for block in self.blocks if type(block) is ResidualBlock]  # others were put in their place
+        convs = [conv for block in own for conv in (block.conv1, block.conv2)] + [self.tail]
+        if len(own) == len(self.blocks) and fusible(head, convs, own):
+            return kernels.residual_blocks(head, *weights(convs), self.res_scale)
         x = head
         for block in self.blocks:
             x = block(x)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lmf import kernels
-from lmf.encoders.base import Encoder, convolve, fusible
+from lmf.encoders.base import Encoder, convolve, fusible, weights
 
 
 class RDN(Encoder):
@@ -37,8 +37,8 @@ class RDN(Encoder):
         for block in self.blocks:
             x = block(x)
             outputs.append(x)
-        fused = self.fusion[0](torch.cat(outputs, dim=1))
-        return convolve(self.fusion[1], fused, skip=shallow)
+        fused: Tensor = self.fusion(torch.cat(outputs, dim=1))
+        return fused + shallow
 
 
 class ResidualDenseBlock(nn.Module):
@@ -55,9 +55,9 @@ class ResidualDenseBlock(nn.Module):
 
     def dense(self, x: Tensor) -> Tensor:
         """Return ``x`` and the results of all convolutions, (B, width + layers growth, h, w)."""
-        convs = [*self.convs]
-        if fusible(x, convs):
-            return kernels.dense_block(x, [conv.weight for conv in convs], [conv.bias for conv in convs])
-        for conv in convs:
+        convs = [conv for conv in self.convs if type(conv) is nn.Conv2d]  # others were put in their place
+        if len(convs) == len(self.convs) and fusible(x, convs):
+            return kernels.dense_block(x, *weights(convs))
+        for conv in self.convs:
             x = torch.cat([x, convolve(conv, x, relu=True)], dim=1)  # (B, width + i growth, h, w)
         return x

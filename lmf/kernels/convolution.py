@@ -37,8 +37,7 @@ def serves(x: Tensor, *channels: int) -> bool:
         and choice.current() == "winograd"
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_exporting()
-        and not torch.jit.is_tracing()
-        and (torch.compiler.is_compiling() or library() is not None)
+        and (torch.compiler.is_compiling() or (library() is not None and not torch._C._is_tracing()))
     )
 
 

@@ -67,7 +67,7 @@ class Steps(Kept):
 def threads(step: Convolution) -> int:
     """Return the number of threads for a convolution."""
     macs = step.batch * step.height * step.width * step.inputs * step.outputs
-    return max(1, min(torch.get_num_threads(), macs // WORTH))
+    return max(1, min(torch.get_num_threads(), int(macs // WORTH)))
 
 
 def evenly(x: Tensor) -> Tensor:
