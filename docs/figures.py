@@ -86,7 +86,7 @@ def levels(model: SRModel, side: int = 64, scale: int = 8) -> Image.Image:
     cell = model.decoder.cell(target, (side, side), 1, lr.device)
     latent = model.latent(lr, cell)
     dense = model.renderer(model.decoder, latent, target, cell)[0]
-    renderer = CMSR(Tables.of(bundled()[MODEL].with_suffix(".cmsr.yaml")), mse_threshold=2e-5)
+    renderer = CMSR(Tables.of(bundled()[MODEL].with_suffix(".cmsr.yaml")), mse_threshold=2e-5, dense="never")
     coarse, (stats,) = renderer.render(model.decoder, latent, target, cell)
     return panel(coarse[0] / 2 + 0.5, dense / 2 + 0.5, stats)
 

@@ -16,8 +16,7 @@ from lmf.io.colour import to_network
 from lmf.kernels.enlarge import enlarge
 from lmf.model import SRModel
 from lmf.renderers import CMSR, Dense, Tables
-from lmf.renderers.cmsr.levels import level_grid, owner, touched
-from lmf.renderers.cmsr.renderer import intensity
+from lmf.renderers.cmsr.levels import intensity, level_grid, owner, touched
 from lmf.renderers.cmsr.tables import Table
 
 
@@ -62,7 +61,7 @@ def measure(
         coarse = enlarge(Dense()(model.decoder, latent, at, level_cell)[0], at, target)
         squares[level] = by_latent((coarse - exact).square().sum(dim=0))
     pixels = by_latent(torch.ones(target.size))
-    return Errors(strength.flatten().float().cpu().numpy(), pixels, squares)
+    return Errors(strength.flatten().float().numpy(), pixels, squares)
 
 
 @torch.inference_mode()
@@ -90,9 +89,9 @@ def outcome(
     found: dict[str, tuple[float, int]] = {}
     for table in tables:
         if str(table.bounds) not in found:
-            renderer = CMSR(Tables({1: [table]}), overlap=overlap, above=0)
+            renderer = CMSR(Tables({1: [table]}), overlap=overlap, above=0, dense="never")
             levels = renderer.plan(strength, target)
-            stats = renderer.paint(out, painter, target, cell, levels)
+            stats = painter.paint_levels(out, target, cell, levels)
             found[str(table.bounds)] = mse_loss(out, exact).item() * exact.numel(), sum(stats.rendered)
     squares, rendered = zip(*(found[str(table.bounds)] for table in tables), strict=True)
     return list(squares), list(rendered)

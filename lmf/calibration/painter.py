@@ -29,7 +29,7 @@ class RememberingPainter(Painter):
         return self.pictures[target]
 
     def paint(self, out: Tensor, part: Region, target: Grid, cell: Tensor) -> None:
-        torch.where(part.mask, self.picture(target, cell), out, out=out)
+        torch.where(part.mask.to(out.device), self.picture(target, cell), out, out=out)
 
     def fused(self, out: Tensor, target: Grid, layers: Sequence[Layer]) -> bool:
         return False  # fused rendering does not return the pictures of the levels

@@ -151,6 +151,8 @@ def run(
 
 def described(stats: Stats) -> str:
     """Return what the statistics of a renderer say about a picture, to append to its line in the log."""
+    if stats.dense is not None:
+        return f", rendered densely: {stats.dense}"
     text = f", {stats.share:.0%} of the pixels rendered"
     if stats.precision_db is not None:
         text += f", {stats.precision_db:.1f} dB from dense rendering (sampled)"

@@ -77,7 +77,7 @@ class Views:
         """Render ``view`` (rows, columns) of the enlargement to ``size`` (H, W).
 
         The latents around a view are joined and kept for the next one. A pointwise renderer renders patch by patch if
-        the view is small, or shows too many latents.
+        the view is small, or shows too many latents, or the decoder is not pointwise and has a single patch.
 
         Returns:
             (1, 3, rows, cols) in network units, not clamped.
@@ -88,7 +88,8 @@ class Views:
         if not all(0 <= a < b <= n for (a, b), n in zip(view, size, strict=True)):
             raise UserError(f"a view must lie in the picture of {size[1]}x{size[0]} pixels, got {view}")
         whole, region = self.model.prepare(self.lr, size), self.region(size, view)
-        if renderer.pointwise and (area(view) < SMALL or area(region) > WINDOW):
+        apart = area(view) < SMALL or area(region) > WINDOW or not self.model.decoder.pointwise
+        if renderer.pointwise and apart:
             return self._by_patches(whole, size, view, renderer)
         return whole.part(*region).crop(*view).render(self._joined(whole, region, size), renderer)
 

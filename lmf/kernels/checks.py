@@ -133,9 +133,9 @@ def check_layers(out: Tensor, target: Grid, layers: Sequence[Layer], modulation:
         raise ValueError("there must be at least one layer")
     for layer in layers:
         check_size("the grid of a layer", *layer.grid.size)
-        check_region("part", layer.part, layer.grid, modulation.device)
+        check_region("part", layer.part, layer.grid)
         if layer.shown is not None:
-            check_region("shown", layer.shown, target, modulation.device)
+            check_region("shown", layer.shown, target)
         elif layer.grid.size != target.size:
             raise ValueError(f"a layer that is not enlarged must have {target.size} pixels, got {layer.grid.size}")
 
@@ -150,18 +150,18 @@ def check_enlarge(image: Tensor, source: Grid, target: Grid, out: Tensor, part: 
     expect("out", out, image, image.shape[0], *target.size)
     check_size("image", *source.size)
     if part is not None:
-        check_region("part", part, target, image.device)
+        check_region("part", part, target)
 
 
-def check_region(name: str, part: Region, at: Grid, device: torch.device) -> None:
-    """Check that ``part`` has the size of ``at`` and holds index tensors on ``device``.
+def check_region(name: str, part: Region, at: Grid) -> None:
+    """Check that ``part`` has the size of ``at`` and holds index tensors on the CPU.
 
     Raises:
         ValueError: if not. The message begins with ``name``.
     """
     if part.size != at.size:
         raise ValueError(f"{name} must have {at.size} pixels, got {part.size}")
-    index = torch.empty(0, dtype=torch.int64, device=device)
+    index = torch.empty(0, dtype=torch.int64)
     blocks = part.rows.shape[0] if part.rows.ndim else 0
     if not blocks:
         raise ValueError(f"the rows of {name} must be (n + 1,), got {shown(part.rows)}")

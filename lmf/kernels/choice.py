@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -14,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmf.errors import UserError
-from lmf.io.files import cache_folder, write_text
-from lmf.kernels import build, convolution_ops
+from lmf.kernels import build, convolution_ops, measurements
 
 ENCODERS = ("winograd", "torch", "bf16")
 
@@ -78,49 +75,27 @@ def reduced(image: Tensor) -> Iterator[bool]:
 
 @functools.cache
 def fastest(names: tuple[str, ...], threads: int) -> str:
-    """Return the fastest of ``names`` on this machine, by the times of `measured`."""
-    times = measured(threads)
-    return min(names, key=lambda name: times[name])
+    """Return the fastest of ``names`` on this machine with so many threads; the first if it is too busy to measure.
 
-
-@functools.cache
-def measured(threads: int) -> dict[str, float]:
-    """Return the seconds of a typical convolution by each of `ENCODERS`.
-
-    They are measured once for a machine, a version of PyTorch and a number of threads, which takes a fraction of a
-    second, and kept in the folder of compiled kernels.
+    Times are measured once for a machine and a version of PyTorch, in about a second, and kept beside the compiled
+    kernels.
     """
-    key = build.digest(f"{build.processor()} {torch.__version__} {threads}".encode())
-    path = cache_folder() / f"encoders-{key}.json"
-    try:
-        kept = json.loads(path.read_text())
-        return {name: float(kept[name]) for name in ENCODERS}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    times = measure()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(times) + "\n")
-    except OSError:  # measured again in the next process
-        pass
-    return times
+    key = f"{build.processor()} {torch.__version__} {threads} threads"
+    times = measurements.kept("encoders", key, ENCODERS, measure)
+    return names[0] if times is None else min(names, key=times.__getitem__)
 
 
 @torch.no_grad()
-def measure(runs: int = 12) -> dict[str, float]:
-    """Time a convolution of 64 channels on 96 x 96 pixels by each of `ENCODERS`, and return the least seconds."""
+def measure() -> dict[str, float] | None:
+    """Time a convolution of 64 channels on 96 x 96 pixels by each of `ENCODERS`, in seconds; None if busy."""
     x = torch.ones(1, 64, 96, 96).contiguous(memory_format=torch.channels_last)
     weight, bias = torch.zeros(64, 64, 3, 3), torch.zeros(64)
     half = [t.bfloat16() for t in (x, weight, bias)]
-    ways: dict[str, Callable[[], Tensor]] = {
-        "winograd": lambda: convolution_ops.conv3x3(x, weight, bias, True, None, 1.0),
-        "torch": lambda: F.conv2d(x, weight, bias, padding=1).relu_(),
-        "bf16": lambda: F.conv2d(half[0], half[1], half[2], padding=1).relu_(),
-    }
-    times = dict.fromkeys(ENCODERS, float("inf"))
-    for _ in range(runs):
-        for name, run in ways.items():  # in turns, so that other load affects all alike
-            start = time.perf_counter()
-            run()
-            times[name] = min(times[name], time.perf_counter() - start)
-    return times
+    times, steady = measurements.turns(
+        [
+            lambda: convolution_ops.conv3x3(x, weight, bias, True, None, 1.0),
+            lambda: F.conv2d(x, weight, bias, padding=1).relu_(),
+            lambda: F.conv2d(half[0], half[1], half[2], padding=1).relu_(),
+        ]
+    )
+    return dict(zip(ENCODERS, times, strict=True)) if steady else None

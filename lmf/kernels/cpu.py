@@ -111,13 +111,13 @@ def render_layers(
         modulation, code, nothing if encoding == "linear" else extra, weights, encoding, math.prod(target.size), rows
     )
     native = (Layer * len(layers))()
-    for own, layer, (y, x), more in zip(native, layers, axes, extra, strict=True):
+    biases = weights.bias.repeat(len(layers), 1, 1)
+    if encoding == "linear":
+        biases[:, 0] += extra @ weights.first[:, code.shape[-1] + 2 :].T
+    for own, layer, (y, x), bias, more in zip(native, layers, axes, biases, extra, strict=True):
         own.problem = call.problem
-        if encoding == "linear":
-            bias = weights.bias.clone()
-            bias[0] += weights.first[:, code.shape[-1] + 2 :] @ more
-            own.problem.bias = call.address(bias)
-        else:
+        own.problem.bias = call.address(bias)
+        if encoding != "linear":
             own.problem.phase = call.address(more)
         own.y, own.x, own.height, own.width = call.address(y), call.address(x), len(y), len(x)
         own.part = Region.of(call, layer.part)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+from functools import lru_cache
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -11,7 +14,7 @@ from lmf.grid import Grid
 from lmf.kernels import native, ops
 from lmf.kernels.build import library
 from lmf.kernels.checks import check_enlarge
-from lmf.kernels.region import Region
+from lmf.kernels.region import Index, Region
 
 Taps = tuple[
     Tensor, Tensor, Tensor
@@ -64,20 +67,32 @@ def along(source: Grid, target: Grid, axis: int, like: Tensor) -> Taps:
 
 def taps(
     source: float, source_span: tuple[int, int], target: float, target_span: tuple[int, int], like: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Taps:
     """Return, for each target pixel of an axis, the two source pixels around it and the weight of the second."""
-    position = (torch.arange(*target_span, dtype=torch.float64) + 0.5) * (source / target) - 0.5 - source_span[0]
-    position = position.clamp(0, source_span[1] - source_span[0] - 1)
-    first = position.long()
-    second = (first + 1).clamp(max=source_span[1] - source_span[0] - 1)
-    weight = (position - first).to(like.dtype)
-    return first.to(like.device), second.to(like.device), weight.to(like.device)
+    first, second, position = around(source, source_span, target, target_span)
+    weight = torch.from_numpy(position - first)
+    return torch.from_numpy(first).to(like.device), torch.from_numpy(second).to(like.device), weight.to(like)
+
+
+@lru_cache(maxsize=64)
+def around(
+    source: float, source_span: tuple[int, int], target: float, target_span: tuple[int, int]
+) -> tuple[Index, Index, npt.NDArray[np.float64]]:
+    """Return, for each target pixel of an axis, the two source pixels around it and its position among them.
+
+    It is cached because planning and rendering both need it. Do not change the arrays.
+    """
+    last = source_span[1] - source_span[0] - 1
+    position = (np.arange(*target_span, dtype=np.float64) + 0.5) * (source / target) - 0.5 - source_span[0]
+    np.clip(position, 0, last, out=position)
+    first = position.astype(np.int64)
+    return first, np.minimum(first + 1, last, dtype=np.int64), position
 
 
 def enlarge_by_torch(out: Tensor, image: Tensor, rows: Taps, columns: Taps, part: Region | None) -> None:
     """Fill ``out`` (C, H, W), or a part, with ``image`` (C, h, w) sampled at ``rows`` (H,) and ``columns`` (W,)."""
     (above, below, down), (left, right, along) = rows, columns
-    first, last, mask = above.tolist(), below.tolist(), None if part is None else part.mask
+    first, last, mask = above.tolist(), below.tolist(), None if part is None else part.mask.to(out.device)
     stretch = max(1, 131072 // len(left))
     for start in range(0, len(above), stretch):
         stop = min(start + stretch, len(above))

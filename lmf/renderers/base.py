@@ -22,6 +22,7 @@ class Stats:
         pixels: number of output pixels.
         level_map: uint8 (h, w), index in ``levels`` of the level of each latent.
         tried: number of additional pixels rendered to choose a table for a given precision.
+        dense: why the picture was rendered densely; None if it was rendered in levels.
         precision_db: sampled PSNR in dB against dense rendering, colours in [0, 1]; None if it was not measured.
     """
 
@@ -31,6 +32,7 @@ class Stats:
     level_map: Tensor
     tried: int = 0
     precision_db: float | None = None
+    dense: str | None = None
 
     @property
     def share(self) -> float:

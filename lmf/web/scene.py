@@ -238,7 +238,7 @@ class Scene:
         if budget is not None:
             if self.method.tables is None:
                 raise UserError(f"{self.method.name} has no tables for multi-scale rendering")
-            renderer = CMSR(self.method.tables, budget=budget).watched(stats)
+            renderer = CMSR(self.method.tables, budget=budget, dense="never").watched(stats)
         boxes = without(view, held if budget is None else None)
         start = time.perf_counter()
         parts = [(box, self.crop(size, box, renderer)) for box in boxes]

@@ -83,7 +83,7 @@ def test_tables_are_tried_as_they_will_be_used(model):
             with torch.inference_mode():
                 enlargement = model.prepare(lr[None] * 2 - 1, (52, 59))
                 args = model.decoder, enlargement.latent(), enlargement.target, enlargement.cell
-                out, (stats,) = CMSR(Tables({9: [table]}), overlap=overlap).render(*args)
+                out, (stats,) = CMSR(Tables({9: [table]}), overlap=overlap, dense="never").render(*args)
                 assert squares[i] == pytest.approx((out - Dense()(*args)).square().sum().item(), rel=1e-3, abs=1e-6)
                 assert rendered[i] == sum(stats.rendered)
 
@@ -159,7 +159,7 @@ def test_promise_is_kept_on_the_pictures_it_was_learnt_from(model, photos, tmp_p
     assert shares == sorted(shares, reverse=True)
     assert shares[0] > shares[-1]
     for threshold, share in zip(pooled().thresholds, shares, strict=True):
-        renderer, precision, rendered = CMSR(tables, mse_threshold=threshold), [], 0.0
+        renderer, precision, rendered = CMSR(tables, mse_threshold=threshold, dense="never"), [], 0.0
         for lr, size in sets(photos)[0]:
             lr = lr[None] * 2 - 1
             target = model.target(lr.shape[-2:], size)

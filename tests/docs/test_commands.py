@@ -43,6 +43,7 @@ NOT_RUN = {
     "lmf task=zoom *": "serves until it is stopped; tests/app runs it",
     "docker *": "needs Docker; tests/web runs docs/hosting/app.py",
     "python benchmarks/ratios.py*": "takes a minute; tests/benchmark runs it with a tiny model",
+    "python benchmarks/cmsr.py*": "takes minutes; tests/benchmark runs it with small pictures",
     "python benchmarks/zoom.py*": "takes minutes; tests/web runs it with small pictures",
     "lmf *data=div2k*": "downloads 4 GB and trains for days",
     "lmf *trainer.devices=8*": "needs 8 GPUs",

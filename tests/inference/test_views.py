@@ -53,6 +53,16 @@ def test_a_view_is_a_part_of_the_whole(decoder, scale, window, monkeypatch):
         assert (views.render(size, view, Dense()) - expected).abs().max() < 3e-5
 
 
+@pytest.mark.parametrize("decoder", ["srno", "lm_lte", "lm_lte_heat"])
+def test_scales_that_share_a_clipped_cell_do_not_share_pictures(decoder):
+    """Above x4 all scales have the cell of x4. SRNO's latents still belong to one size, those with decay to a scale."""
+    model, lr = build(decoder), picture(13, 11)
+    views = ready(model, lr)
+    for size in ((65, 55), (78, 66), (65, 55)):
+        view = ((0, size[0]), (0, size[1]))
+        assert (views.render(size, view, Dense()) - model.render(lr, size)).abs().max() < 3e-5
+
+
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_any_encoder(encoder):
     model, lr, size = build(encoder=encoder), picture(21, 18), (70, 61)
@@ -77,7 +87,9 @@ def test_multi_scale_rendering_of_a_view(view):
     enlargement = model.prepare(lr, (300, 280))
     strength = model.decoder.intensity(enlargement.latent())
     bounds = dict(zip((1, 2, 4), strength.quantile(torch.tensor([0.3, 0.6, 0.8])).tolist(), strict=True))
-    cmsr = CMSR({"format": 1, "estimator": "test", "overlap": True, "tables": {10: [{"bounds": bounds}]}})
+    cmsr = CMSR(
+        {"format": 1, "estimator": "test", "overlap": True, "tables": {10: [{"bounds": bounds}]}}, dense="never"
+    )
     expected, stats = [], []
     whole = enlargement.render(renderer=cmsr.watched(expected))
     made = ready(model, lr).render((300, 280), view, cmsr.watched(stats))
@@ -90,7 +102,7 @@ def test_the_budget_holds_for_the_view():
     model = lmf.load("lm_liif_edsr")
     lr = torch.nn.functional.interpolate(picture(8, 7), (30, 28), mode="bicubic").clamp(-1, 1)
     stats: list[Stats] = []
-    cmsr = CMSR(beside(find("lm_liif_edsr")), budget=0.6)
+    cmsr = CMSR(beside(find("lm_liif_edsr")), budget=0.6, dense="never")
     ready(model, lr).render((240, 224), ((50, 200), (60, 200)), cmsr.watched(stats))
     assert 0 < stats[0].share <= 0.6
     assert stats[0].pixels == 150 * 140

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ def test_regions_hold_the_columns_of_their_cells(seed):
     expected = torch.zeros(size, dtype=torch.bool)
     for i, j in cells.nonzero().tolist():
         expected[rows[i] : rows[i + 1], left[j] : right[j]] = True
-    region = Region.of(size, rows, cells, left, right)
+    region = Region.of(size, *(t.numpy() for t in (rows, cells, left, right)))
     # A run of cells also covers the columns between two of them.
     between = right[:-1] < left[1:]
     for i, j in (cells[:, 1:] & cells[:, :-1] & between).nonzero().tolist():
@@ -30,8 +31,8 @@ def test_regions_hold_the_columns_of_their_cells(seed):
 
 
 def test_nothing_and_everything():
-    rows, columns = torch.tensor([0, 2, 5]), torch.arange(4)
-    nothing = Region.of((5, 4), rows, torch.zeros(2, 4, dtype=torch.bool), columns, columns + 1)
+    rows, columns = np.array([0, 2, 5]), np.arange(4)
+    nothing = Region.of((5, 4), rows, np.zeros((2, 4), dtype=np.bool_), columns, columns + 1)
     assert nothing.pixels == 0
     assert not nothing.mask.any()
     whole = Region.whole((5, 4), 2)

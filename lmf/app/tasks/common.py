@@ -162,7 +162,9 @@ def make_renderer(config: DictConfig, model: SRModel, path: Path) -> Renderer:
     Args:
         config: the composed config.
         model: the model to render.
-        path: its checkpoint. CMSR uses the tables beside it if ``config.renderer.tables`` is null.
+        path: its checkpoint. CMSR uses the tables beside it if ``config.renderer.tables`` is null. If
+            ``config.renderer.dense`` is null, it renders densely where that is faster in task ``upscale``, and never
+            in tasks that measure it.
 
     Raises:
         UserError: if the renderer does not fit the model, or its tables are missing.
@@ -171,6 +173,8 @@ def make_renderer(config: DictConfig, model: SRModel, path: Path) -> Renderer:
     assert isinstance(options, dict)
     if options.get("tables", ...) is None:
         options["tables"] = str(tables.beside(path))
+    if options.get("dense", ...) is None:
+        options["dense"] = "measured" if config.task.name == "upscale" else "never"
     renderer: Renderer = instantiate(options)
     renderer.check(model)
     return renderer

@@ -126,7 +126,7 @@ def entry(spec: Mapping[str, Any], trust: Iterable[str]) -> Entry:
     if dials:
         if path is None:
             raise UserError("bicubic interpolation has no CMSR; remove " + ", ".join(dials))
-        renderer = CMSR(tables.beside(path), **dials)
+        renderer = CMSR(tables.beside(path), dense="never", **dials)
         renderer.check(model)
         model.renderer = renderer
     settings = "".join(f", {key} {value:g}" for key, value in dials.items())

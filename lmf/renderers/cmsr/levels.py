@@ -6,14 +6,17 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lmf import grid
+from lmf.decoders.base import Decoder, Latent
+from lmf.errors import UserError
 from lmf.grid import Grid, Size
-from lmf.kernels.enlarge import along
-from lmf.kernels.region import Region
+from lmf.kernels.enlarge import around
+from lmf.kernels.region import Index, Mask, Region
+from lmf.renderers.base import Stats
 from lmf.renderers.cmsr.tables import Table
 
 
@@ -24,14 +27,14 @@ class Level:
     Attributes:
         scale: scale of the level.
         grid: pixels of the level.
-        inside: bool (h, w), the latents to render at this level.
+        inside: (h, w), the latents to render at this level.
         target: the grid that these latents are enlarged to. All pixels that the enlargement reads are rendered, even
             those in other latents. If None, only the pixels inside the latents are rendered.
     """
 
     scale: float
     grid: Grid
-    inside: Tensor
+    inside: Mask
     target: Grid | None = None
 
     @cached_property
@@ -39,70 +42,71 @@ class Level:
         """The pixels to render."""
         if self.target is None or self.target == self.grid:
             return region(self.inside, self.grid)
-        (top, bottom), (left, right) = (readers(self.grid, self.target, axis, self.inside) for axis in (0, 1))
+        h, w = self.inside.shape
+        (top, bottom), (left, right) = readers(self.grid, self.target, 0, h), readers(self.grid, self.target, 1, w)
         # The same latents read all rows of a block.
-        new = (F.pad(top, (1, 1), value=-2).diff() != 0) | (F.pad(bottom, (1, 1), value=-2).diff() != 0)
-        rows = new.nonzero()[:, 0]  # the first row of each block, then the end
+        new = ((top[1:] != top[:-1]) | (bottom[1:] != bottom[:-1])).nonzero()[0] + 1
+        rows = np.concatenate([[0], new, [len(top)]])  # the first row of each block, then the end
         cells = reached(self.inside, top[rows[:-1]], bottom[rows[:-1]])
-        latents = torch.arange(self.inside.shape[1], device=self.inside.device)
-        left, right = torch.searchsorted(right, latents), torch.searchsorted(left, latents, right=True)
+        latents = np.arange(w)
+        left, right = np.searchsorted(right, latents), np.searchsorted(left, latents, side="right")
         return Region.of(self.grid.size, rows, cells, left, right)
 
     @cached_property
     def pixels(self) -> int:
         """Number of pixels to render."""
-        return self.region.pixels
+        return self.own if self.target is None or self.target == self.grid else self.region.pixels
+
+    @cached_property
+    def own(self) -> int:
+        """Number of pixels inside the latents, without those that only the enlargement reads."""
+        top, left = (np.diff(starts(self.grid, axis, n)) for axis, n in enumerate(self.inside.shape))
+        return int(top @ (self.inside @ left))
 
 
-def region(inside: Tensor, at: Grid) -> Region:
-    """Return the pixels of ``at`` that lie in the latents marked by the bool mask ``inside`` (h, w)."""
-    top, left = (starts(owners(at, axis, n, inside.device), n) for axis, n in enumerate(inside.shape))
+def region(inside: Mask, at: Grid) -> Region:
+    """Return the pixels of ``at`` that lie in the latents marked by the mask ``inside`` (h, w)."""
+    top, left = (starts(at, axis, n) for axis, n in enumerate(inside.shape))
     return Region.of(at.size, top, inside, left[:-1], left[1:])
 
 
-def starts(owned_by: Tensor, n: int) -> Tensor:
-    """Return the first pixel of each of ``n`` latents along an axis, then the end: int64 (n + 1,).
-
-    Args:
-        owned_by: (pixels,), ascending; the latent that holds each pixel.
-        n: number of latents.
-    """
-    return torch.searchsorted(owned_by, torch.arange(n + 1, device=owned_by.device))
+@lru_cache(maxsize=16)
+def starts(at: Grid, axis: int, latents: int) -> Index:
+    """Return the first pixel of ``at`` in each of the latents along ``axis``, then the end: (latents + 1,)."""
+    return np.searchsorted(owners(at, axis, latents), np.arange(latents + 1))
 
 
-def readers(source: Grid, target: Grid, axis: int, inside: Tensor) -> tuple[Tensor, Tensor]:
+def readers(source: Grid, target: Grid, axis: int, latents: int) -> tuple[Index, Index]:
     """Return the first and the last latent that read each pixel of ``source`` when it is enlarged to ``target``.
 
     Args:
         source, target: the grids.
         axis: 0 for rows, 1 for columns.
-        inside: (h, w), whose shape and device are used.
+        latents: number of latents along the axis.
 
     Returns:
-        Two int64 tensors (pixels,), ascending. If no latent reads a pixel, the last comes before the first.
+        Two arrays (pixels,), ascending. If no latent reads a pixel, the last comes before the first.
     """
-    n, device = inside.shape[axis], inside.device
-    above, below, _ = along(source, target, axis, torch.empty(0, device=device))
-    owned_by = F.pad(F.pad(owners(target, axis, n, device), (1, 0), value=-1), (0, 1), value=n)
-    pixels = torch.arange(source.size[axis], device=device)
-    return owned_by[1 + torch.searchsorted(below, pixels)], owned_by[torch.searchsorted(above, pixels, right=True)]
+    spans = [(g.cells[axis], (g.rows, g.cols)[axis]) for g in (source, target)]
+    above, below, _ = around(*spans[0], *spans[1])
+    owned_by = np.concatenate([[-1], owners(target, axis, latents), [latents]])
+    pixels = np.arange(source.size[axis])
+    return owned_by[1 + np.searchsorted(below, pixels)], owned_by[np.searchsorted(above, pixels, side="right")]
 
 
-def reached(mask: Tensor, first: Tensor, last: Tensor) -> Tensor:
-    """Combine rows ``first .. last``, each (N,), of a bool ``mask`` (n, m) by logical or: (N, m)."""
-    none = first > last
-    first, last = first.masked_fill(none, len(mask)), last.masked_fill(none, len(mask))
-    mask = F.pad(mask, (0, 0, 0, 1))
-    found = mask.index_select(0, first)
+def reached(mask: Mask, first: Index, last: Index) -> Mask:
+    """Combine rows ``first .. last``, each (N,), of a ``mask`` (n, m) by logical or: (N, m)."""
+    found = mask[np.minimum(first, len(mask) - 1)] & (first <= last)[:, None]
     for offset in range(1, int((last - first).max()) + 1):
-        found |= mask.index_select(0, torch.minimum(first + offset, last))
+        found |= mask[np.minimum(first + offset, last)] & (first <= last)[:, None]
     return found
 
 
 @lru_cache(maxsize=16)
-def owners(at: Grid, axis: int, latents: int, device: torch.device) -> Tensor:
+def owners(at: Grid, axis: int, latents: int) -> Index:
     """Return the `owner` of the pixels of ``at`` along ``axis``; cached because all levels of a picture need it."""
-    return owner(at.axes(device)[axis], latents)
+    found: Index = owner(at.axes()[axis], latents).numpy()
+    return found
 
 
 def owner(centre: Tensor, latents: int) -> Tensor:
@@ -116,19 +120,20 @@ def levels_of(table: Table, scale: float, strength: Tensor, target: Grid, overla
     Args:
         table: the table to use.
         scale: scale of ``target``.
-        strength: (h, w) modulation intensity of each latent.
+        strength: (h, w) modulation intensity of each latent, on the CPU.
         target: the output pixels.
         overlap: see `lmf.renderers.CMSR`.
     """
     size = (strength.shape[0], strength.shape[1])
     rows, cols = touched(target, size)
-    needed = torch.zeros_like(strength, dtype=torch.bool)
     (top, bottom), (left, right) = touched(target, size, 0) if overlap else (rows, cols)
-    needed[top:bottom, left:right] = True
+    needed = strength[top:bottom, left:right].numpy()
     levels = []
     for level, low, high in table.intervals(scale):
-        inside = needed & ~((strength < low) | (strength > high))  # includes NaN
-        if inside.any():
+        held = ~((needed < low) | (needed > high))  # includes NaN
+        if held.any():
+            inside = np.zeros(size, dtype=np.bool_)
+            inside[top:bottom, left:right] = held
             at = target if level == scale else level_grid(level, target, size, rows, cols)
             levels.append(Level(level, at, inside, target if overlap else None))
     return levels
@@ -149,9 +154,12 @@ def level_grid(level: float, target: Grid, size: Size, rows: tuple[int, int], co
         latents.cells, (latents.rows, latents.cols), target.cells, (rows, cols), strict=True
     ):
         count = min(math.floor(n * level + 1e-6), math.floor(limit))
-        held = owner(grid.axis(count), int(n)) - first
         cells.append(count)
-        spans.append((int((held < start).sum()), int((held < stop).sum())))
+        if (first + start, first + stop) == (0, n):
+            spans.append((0, count))
+        else:
+            held = owner(grid.axis(count), int(n)) - first
+            spans.append((int((held < start).sum()), int((held < stop).sum())))
     return replace(target, cells=(cells[0], cells[1]), rows=spans[0], cols=spans[1])
 
 
@@ -164,7 +172,48 @@ def touched(target: Grid, size: Size, margin: int = 1) -> tuple[tuple[int, int],
         margin: number of latents to add on each side.
     """
     spans = []
-    for n, centres in zip(size, target.axes(), strict=True):
-        first, *_, last = owner(centres, n).tolist() * 2
-        spans.append((max(0, first - margin), min(n, last + 1 + margin)))
+    for axis, n in enumerate(size):
+        held = owners(target, axis, n)
+        spans.append((max(0, int(held[0]) - margin), min(n, int(held[-1]) + 1 + margin)))
     return spans[0], spans[1]
+
+
+def scale_of(target: Grid, size: Size) -> float:
+    """Return the scale of the enlargement of ``size`` to ``target``.
+
+    It is rounded because padding makes the number of cells, and with it the scale, fractional.
+    """
+    return round(max(cells / n for cells, n in zip(target.cells, target.latents(size).cells, strict=True)), 6)
+
+
+def intensity(decoder: Decoder, latent: Latent) -> Tensor:
+    """Return the modulation intensity (B, h, w) of ``latent`` on the CPU, in float32 or float64.
+
+    Raises:
+        UserError: if the latent has none, or holds no image to start from.
+    """
+    strength = decoder.intensity(latent)
+    if strength is None or latent.image is None:
+        raise UserError(
+            f"CMSR needs a decoder with latent modulation, such as LMLIIF; {type(decoder).__name__} has none"
+        )
+    return strength.to("cpu", torch.promote_types(strength.dtype, torch.float32))
+
+
+def summarise(levels: list[Level], target: Grid) -> Stats:
+    """Return the statistics of rendering ``levels``."""
+    level_map = np.zeros(levels[0].inside.shape, dtype=np.uint8)
+    for i, level in enumerate(levels):
+        level_map[level.inside] = i
+    return Stats(
+        levels=tuple(x.scale for x in levels),
+        rendered=tuple(x.pixels for x in levels),
+        pixels=math.prod(target.size),
+        level_map=torch.from_numpy(level_map),
+    )
+
+
+def dense_stats(target: Grid, size: Size, reason: str) -> Stats:
+    """Return the statistics of rendering ``target`` densely from ``size`` (h, w) latents for a ``reason``."""
+    pixels, level_map = math.prod(target.size), torch.zeros(size, dtype=torch.uint8)
+    return Stats((scale_of(target, size),), (pixels,), pixels, level_map, dense=reason)

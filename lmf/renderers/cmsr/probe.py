@@ -42,21 +42,27 @@ class Probe:
     ) -> None:
         height, width = target.size
         total = height * width
-        self.scale, self.device = scale, strength.device
-        self.count = min(max(total // SPARSITY, LEAST), MOST, total)
+        self.scale, self.device = scale, cell.device
+        self.count = self.samples(target)
         # The samples are the same in every call, so that results are reproducible.
         within = torch.rand(self.count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         self.index = ((torch.arange(self.count) + within) * (total / self.count)).long().to(self.device)
         self.rows, self.cols = self.index // width, self.index % width
         y, x = target.axes(self.device, cell.dtype)
         h, w = latent.size
-        self.strength = strength[owner(y, h)[self.rows], owner(x, w)[self.cols]]  # (n,)
+        self.strength = strength.to(self.device)[owner(y, h)[self.rows], owner(x, w)[self.cols]]  # (n,)
         self.exact = decoder.query(latent, torch.stack([y[self.rows], x[self.cols]], -1)[None], cell)[0]  # (n, 3)
         self.squares, self.queries = {}, self.count
         for level in sorted({level for level in levels if 1 <= level < scale}):
             at = level_grid(level, target, latent.size, *touched(target, latent.size))
             level_cell = decoder.cell(at, latent.size, 1, self.device, cell.dtype)
             self.squares[level] = self.square(self.enlarged(decoder, latent, at, target, level_cell))
+
+    @staticmethod
+    def samples(target: Grid) -> int:
+        """Return the number of pixels of ``target`` to sample."""
+        total = math.prod(target.size)
+        return min(max(total // SPARSITY, LEAST), MOST, total)
 
     def enlarged(self, decoder: Decoder, latent: Latent, at: Grid, target: Grid, cell: Tensor) -> Tensor:
         """Return the sampled colours (n, 3) of a picture rendered at ``at`` and enlarged to ``target``."""

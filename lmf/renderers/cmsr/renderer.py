@@ -10,11 +10,11 @@ import logging
 import math
 import warnings
 from bisect import bisect_left
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from lmf.decoders.base import Decoder, Latent
 from lmf.errors import UserError
 from lmf.grid import Grid, Size
-from lmf.kernels.enlarge import enlarge
-from lmf.kernels.region import Layer
 from lmf.renderers.base import Renderer, Stats
-from lmf.renderers.cmsr.levels import Level, levels_of, region
+from lmf.renderers.cmsr.costs import Advisor, Costs, Share, Work
+from lmf.renderers.cmsr.levels import Level, dense_stats, intensity, levels_of, scale_of
+from lmf.renderers.cmsr.measured import measured
 from lmf.renderers.cmsr.painter import Painter
 from lmf.renderers.cmsr.probe import Probe
 from lmf.renderers.cmsr.tables import Table, TableError, Tables, mean_square, psnr
@@ -33,9 +33,8 @@ from lmf.renderers.dense import Dense
 
 log = logging.getLogger(__name__)
 
-DENSE_SHARE = 0.85  # above this share of rendered pixels, dense rendering is as fast
+When = Literal["measured", "share", "never"]
 BEYOND = "enlarging beyond x{:g}, the largest scale of the tables; mse_threshold may be exceeded there"
-SMALLEST = 65536  # output pixels; below this, sampling for precision_db costs as much as rendering
 
 
 class CMSR(Renderer):
@@ -58,6 +57,13 @@ class CMSR(Renderer):
             uses the setting that the tables were calibrated for (False for those of the released code), or True with
             ``precision_db``.
         above: largest scale that is rendered densely.
+        dense: when to render a picture densely instead, which is never less precise. ``"measured"``: if that is
+            expected to be faster, by `Costs` that are measured on this machine on first use, in some tenths of a
+            second, and kept in the cache folder. ``"share"``: if more than 85 % of its pixels would be rendered, but
+            with a budget below this or without overlap never; also what ``"measured"`` does where the compiled kernel
+            does not render the levels. ``"never"``: above the scale ``above`` always render in levels, to measure the
+            method itself. Also accepts `Costs`. Unless costs are measured, precision_db renders pictures below 65536
+            output pixels densely, because sampling would take as long.
         queries: bounds the temporaries of the decoder, as in `Dense`.
 
     Raises:
@@ -75,6 +81,7 @@ class CMSR(Renderer):
         budget: float | None = None,
         overlap: bool | None = None,
         above: float = 4.0,
+        dense: When | Costs = "measured",
         queries: int = 262144,
     ) -> None:
         asked = {"mse_threshold": mse_threshold, "precision_db": precision_db, "budget": budget}
@@ -87,10 +94,12 @@ class CMSR(Renderer):
             raise UserError(f"mse_threshold must be positive, got {mse_threshold}")
         if tables is None:
             raise TableError("CMSR needs tables; create them with lmf task=calibrate ckpt_path=...")
+        if not isinstance(dense, Costs) and dense not in get_args(When):
+            raise UserError(f"dense must be one of {', '.join(get_args(When))}, got {dense!r}")
         self.tables = Tables.of(tables)
         self.max_mse = None if precision_db is None else mean_square(precision_db)
         if self.max_mse is not None:
-            self.tables.keeping(self.max_mse)  # raises if no table is expected to keep it
+            self.likely = self.tables.keeping(self.max_mse)  # raises if no table is expected to keep it
         elif mse_threshold is not None:
             self.tables = self.tables.keeping(mse_threshold)
         elif budget is None and any(len(found) > 1 for found in self.tables.tables.values()):
@@ -103,13 +112,14 @@ class CMSR(Renderer):
                 "precision_db needs overlap=true, got overlap=false; sampled errors do not predict the result otherwise"
             )
         self.overlap = precision_db is not None or (self.tables.overlap if overlap is None else overlap)
-        self.above = above
+        self.above, self.dense = above, dense
         self.queries = Dense(queries).queries
         self._settings = {
             "tables": str(tables) if isinstance(tables, str | Path) else None,
             **asked,
             "overlap": self.overlap,
             "above": above,
+            "dense": asdict(dense) if isinstance(dense, Costs) else dense,
         }
 
     @property
@@ -139,15 +149,69 @@ class CMSR(Renderer):
 
     def render(self, decoder: Decoder, latent: Latent, target: Grid, cell: Tensor) -> tuple[Tensor, list[Stats]]:
         """Render ``target`` as in `__call__` and return the `Stats` of each image as well."""
-        out = cell.new_empty(len(cell), 3, *target.size)
-        stats = []
-        for i, strength in enumerate(intensity(decoder, latent)):
-            painter, image_cell = Painter(decoder, latent.single(i), self.queries), cell[i : i + 1]
-            if self.max_mse is not None and self.coarsens(target, latent.size) and math.prod(target.size) >= SMALLEST:
-                stats.append(self.keep(out[i], painter, target, image_cell, strength, self.max_mse))
-            else:
-                stats.append(self.paint(out[i], painter, target, image_cell, self.plan(strength, target)))
-        return out, stats
+        pictures, stats = [], []
+        for i in range(len(cell)):
+            picture, found = self.single(Painter(decoder, latent.single(i), self.queries), target, cell[i : i + 1])
+            pictures.append(picture[None])
+            stats.append(found)
+        return (
+            pictures[0] if len(pictures) == 1 else torch.cat([cell.new_empty(0, 3, *target.size), *pictures])
+        ), stats
+
+    def single(self, painter: Painter, target: Grid, cell: Tensor) -> tuple[Tensor, Stats]:
+        """Render one picture (3, rows, cols) and return its statistics as well."""
+        levels, probe = self.choose(painter, target, cell)
+        if isinstance(levels, str):
+            picture, stats = painter.picture(target, cell), dense_stats(target, painter.latent.size, levels)
+        else:
+            picture = cell.new_empty(3, *target.size)
+            stats = painter.paint_levels(picture, target, cell, levels)
+        if probe is not None:
+            precision = psnr(max(probe.measured(picture).mean().item(), 4e-10))
+            stats = replace(stats, tried=probe.queries, precision_db=precision)
+        return picture, stats
+
+    def choose(self, painter: Painter, target: Grid, cell: Tensor) -> tuple[list[Level] | str, Probe | None]:
+        """Return the levels to render, or why to render densely, and the samples that were taken to decide this."""
+        size, probe = painter.latent.size, None
+        if not self.coarsens(target, size):
+            return f"the scale is at most {self.above:g}", None
+        advisor = self.advisor(painter, cell)
+        # What is certain before the intensities are known.
+        least = Work(math.prod(target.size), levels=1, coarse=math.prod(size), fine=0, enlarged=math.prod(target.size))
+        if reason := advisor.dense(least):
+            return reason, None
+        strength, scale = intensity(painter.decoder, painter.latent)[0], scale_of(target, size)
+        work = partial(Work.of, scale=scale, strength=strength, target=target, overlap=self.overlap)
+        if self.max_mse is None:
+            reason = advisor.dense(self.within_budget(self.tables.at(scale), work))
+            return reason or self.plan(strength, target), None
+        tables = [Table({}), *self.tables.at(scale)]
+        coarser = {level for table in tables for level in table.bounds if 1 <= level < scale}
+        queries = Probe.samples(target) * (1 + 4 * len(coarser))
+        if reason := advisor.dense(work(self.likely.at(scale)[0], queries=queries)):
+            return reason, None
+        probe = Probe(painter.decoder, painter.latent, target, cell, strength, scale, coarser)
+        table = next(table for table in reversed(tables) if probe.keeps(probe.expected(table), self.max_mse))
+        return advisor.dense(work(table)) or levels_of(table, scale, strength, target, True), probe
+
+    def within_budget(self, tables: Sequence[Table], work: Callable[[Table], Work]) -> Work:
+        """Return the estimated work with the table that keeps the budget."""
+
+        def keeps(table: Table) -> bool:
+            needed = work(table)
+            return needed.coarse + needed.fine <= (self.budget or math.inf) * needed.pixels
+
+        return work(tables[bisect_left(tables, True, hi=len(tables) - 1, key=keeps)])
+
+    def advisor(self, painter: Painter, cell: Tensor) -> Advisor:
+        """Return what decides whether a picture is rendered densely."""
+        if isinstance(self.dense, Costs):
+            return self.dense
+        if self.dense == "measured" and (costs := measured(painter, cell, self.overlap)):
+            return costs
+        bounded = self.budget is not None and self.budget < 1
+        return Share(math.inf) if self.dense == "never" or bounded or not self.overlap else Share()
 
     def coarsens(self, target: Grid, size: Size) -> bool:
         """Return whether the enlargement of ``size`` to ``target`` exceeds the scale ``above``."""
@@ -162,8 +226,6 @@ class CMSR(Renderer):
         """
         size = (strength.shape[0], strength.shape[1])
         scale = scale_of(target, size)
-        if not self.coarsens(target, size) or self.max_mse is not None:
-            return levels_of(Table({}), scale, strength, target)
         if self.largest_scale is not None and scale > self.largest_scale:
             warnings.warn(BEYOND.format(self.largest_scale), stacklevel=2)
         tables = self.tables.at(scale)
@@ -177,55 +239,7 @@ class CMSR(Renderer):
             levels = assign(table, overlap=self.overlap)
             if cost(levels) <= max_pixels:
                 break
-        return levels if math.prod(target.size) > max_pixels else self.unless_dense(levels, target)
-
-    def unless_dense(self, levels: list[Level], target: Grid) -> list[Level]:
-        """Return ``levels``, or dense rendering if that is as fast; without overlap always ``levels``, as published."""
-        if not self.overlap or cost(levels) <= DENSE_SHARE * math.prod(target.size):
-            return levels
-        everything = torch.ones_like(levels[0].inside)
-        return [Level(scale_of(target, (everything.shape[0], everything.shape[1])), target, everything)]
-
-    def keep(
-        self, out: Tensor, painter: Painter, target: Grid, cell: Tensor, strength: Tensor, max_mse: float
-    ) -> Stats:
-        """Render into ``out`` as cheaply as possible with a mean squared difference of at most ``max_mse``."""
-        decoder, latent = painter.decoder, painter.latent
-        scale = scale_of(target, latent.size)
-        tables = [Table({}), *self.tables.at(scale)]
-        probe = Probe(decoder, latent, target, cell, strength, scale, {x for table in tables for x in table.bounds})
-        table = next(table for table in reversed(tables) if probe.keeps(probe.expected(table), max_mse))
-        levels = self.unless_dense(levels_of(table, scale, strength, target, self.overlap), target)
-        stats = self.paint(out, painter, target, cell, levels)
-        measured = psnr(max(probe.measured(out).mean().item(), 4e-10))
-        return replace(stats, tried=probe.queries, precision_db=measured)
-
-    def paint(self, out: Tensor, painter: Painter, target: Grid, cell: Tensor, levels: list[Level]) -> Stats:
-        """Render ``levels`` into ``out`` (3, rows, cols) and return the statistics."""
-        decoder, latent = painter.decoder, painter.latent
-
-        def cell_of(at: Grid) -> Tensor:
-            return cell if at == target else decoder.cell(at, latent.size, 1, cell.device, cell.dtype)
-
-        if levels[0].target is not None:
-            shown = [None if level.grid == target else region(level.inside, target) for level in levels]
-            layers = [Layer(x.grid, cell_of(x.grid), x.region, part) for x, part in zip(levels, shown, strict=True)]
-            painter.paint_layers(out, target, layers)
-            return summarise(levels, target)
-        assert latent.image is not None
-        before, at = latent.image[0].to(out.dtype), target.latents(latent.size)
-        for level in levels:  # coarse to fine
-            picture = out if level.grid == target else out.new_empty(3, *level.grid.size)
-            level_cell = cell_of(level.grid)
-            if level.pixels == math.prod(level.grid.size):
-                picture.copy_(painter.picture(level.grid, level_cell))
-            else:
-                enlarge(before, at, level.grid, picture)
-                painter.paint(picture, level.region, level.grid, level_cell)
-            before, at = picture, level.grid
-        if at != target:
-            enlarge(before, at, target, out)
-        return summarise(levels, target)
+        return levels
 
 
 class Watched(Renderer):
@@ -258,41 +272,6 @@ class Watched(Renderer):
         return picture
 
 
-def scale_of(target: Grid, size: Size) -> float:
-    """Return the scale of the enlargement of ``size`` to ``target``.
-
-    It is rounded because padding makes the number of cells, and with it the scale, fractional.
-    """
-    return round(max(cells / n for cells, n in zip(target.cells, target.latents(size).cells, strict=True)), 6)
-
-
 def cost(levels: list[Level]) -> int:
     """Return the number of pixels that ``levels`` render."""
     return sum(level.pixels for level in levels)
-
-
-def intensity(decoder: Decoder, latent: Latent) -> Tensor:
-    """Return the modulation intensity (B, h, w) of ``latent``.
-
-    Raises:
-        UserError: if the latent has none, or holds no image to start from.
-    """
-    strength = decoder.intensity(latent)
-    if strength is None or latent.image is None:
-        raise UserError(
-            f"CMSR needs a decoder with latent modulation, such as LMLIIF; {type(decoder).__name__} has none"
-        )
-    return strength
-
-
-def summarise(levels: list[Level], target: Grid) -> Stats:
-    """Return the statistics of rendering ``levels``."""
-    level_map = torch.zeros_like(levels[0].inside, dtype=torch.uint8)
-    for i, level in enumerate(levels):
-        level_map[level.inside] = i
-    return Stats(
-        levels=tuple(x.scale for x in levels),
-        rendered=tuple(x.pixels for x in levels),
-        pixels=math.prod(target.size),
-        level_map=level_map,
-    )

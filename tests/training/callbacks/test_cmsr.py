@@ -10,6 +10,7 @@ from PIL import Image
 
 from lmf import checkpoint
 from lmf.app import pipeline
+from lmf.app.tasks.common import make_renderer
 from lmf.benchmark.cost import count
 from lmf.renderers import CMSR, Tables
 from lmf.renderers.cmsr import tables
@@ -113,13 +114,28 @@ def test_enlarging_says_what_was_rendered(compose, run, tmp_path, caplog):
     caplog.set_level("INFO")
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (44, 50, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     upscale = ("task=upscale", f"ckpt_path={run}", f"input={tmp_path / 'a.png'}", "scale=6", "renderer=cmsr")
-    pipeline.run(compose(*TINY, *upscale, "renderer.budget=0.1", f"output={tmp_path}", output=tmp_path / "one"))
+    levels = ("renderer.budget=0.1", "renderer.dense=never", f"output={tmp_path}")
+    pipeline.run(compose(*TINY, *upscale, *levels, output=tmp_path / "one"))
     assert re.search(r"a_x6.png 300x264, \d+% of the pixels rendered$", caplog.text, re.MULTILINE)
-    promise = ("renderer.precision_db=40", f"output={tmp_path / 'two'}")
+    promise = ("renderer.precision_db=40", "renderer.dense=never", f"output={tmp_path / 'two'}")
     pipeline.run(compose(*TINY, *upscale, *promise, output=tmp_path / "two"))
     assert re.search(
         r"% of the pixels rendered, [\d.]+ dB from dense rendering \(sampled\)$", caplog.text, re.MULTILINE
     )
+    densely = ("renderer.budget=0.1", "renderer.above=6", f"output={tmp_path / 'three'}")
+    pipeline.run(compose(*TINY, *upscale, *densely, output=tmp_path / "three"))
+    assert caplog.text.rstrip().splitlines()[-2].endswith("rendered densely: the scale is at most 6")
+
+
+def test_tasks_that_measure_never_render_densely_instead(compose, run, tmp_path):
+    """Unless it is asked for."""
+    model, cases = checkpoint.load(run), {"test": "never", "benchmark": "never", "upscale": "measured"}
+    for task, expected in cases.items():
+        more = ["input=a.png", "scale=6"] if task == "upscale" else []
+        config = compose(*TINY, f"task={task}", "renderer=cmsr", "renderer.budget=0.1", *more, output=tmp_path)
+        assert make_renderer(config, model, checkpoint.find(run)).settings["dense"] == expected
+        config.renderer.dense = "share"
+        assert make_renderer(config, model, checkpoint.find(run)).settings["dense"] == "share"
 
 
 def test_every_job_has_its_own_wandb_run(compose, run, tmp_path):
