@@ -206,7 +206,8 @@ def test_the_fastest_is_measured_once_and_kept(monkeypatch, tmp_path):
 
 
 def test_measuring_times_every_implementation(monkeypatch):
-    monkeypatch.setattr(choice.measurements, "STEADY", float("inf"))
+    for limit in ("STEADY", "BUDGET"):  # on a busy machine too
+        monkeypatch.setattr(choice.measurements, limit, float("inf"))
     times = choice.measure()
     assert times.keys() == {*kernels.ENCODERS}
     assert all(0 < seconds < 60 for seconds in times.values())
