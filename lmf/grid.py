@@ -9,6 +9,7 @@ shared by grids of different sizes differs by at most one rounding.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +78,13 @@ class Strip:
         return ((y - centre) * self.stretch) + strip_centre
 
 
+class Position(NamedTuple):
+    """Places along an axis of latent cells."""
+
+    number: Tensor  # int64 (n,), the cell that holds each place
+    offset: Tensor  # (n,), distance from the centre of that cell, which spans [-0.5, 0.5]
+
+
 @dataclass(frozen=True)
 class Grid:
     """A rectangle of output pixels; ``Grid.of(H, W)`` is a whole picture.
@@ -137,6 +145,28 @@ class Grid:
         x = self.column_strip.within(x) if self.column_strip else x
         return y.to(dtype), x.to(dtype)
 
+    def holders(
+        self, size: Size, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+    ) -> tuple[Position, Position]:
+        """Find the latent cells that hold the pixel centres, along y and along x.
+
+        A centre on the border of two cells lies in the lower or right one. Positions are computed from the numbers of
+        pixels in float64 on the CPU. They are exact in large pictures, and strips do not change them.
+
+        Args:
+            size: (h, w) of the latents that [-1, 1] spans.
+            device: device of the results.
+            dtype: type of the offsets.
+        """
+        found, latents = [], self.latents(size)
+        axes = zip(self.cells, (self.rows, self.cols), latents.cells, (latents.rows, latents.cols), strict=True)
+        for cells, span, total, held in axes:
+            middle = torch.arange(2 * span[0] + 1, 2 * span[1] + 1, 2, dtype=torch.float64) * total / (2 * cells)
+            index = (middle + 1e-9).floor().clamp(held[0], held[1] - 1)
+            offset = (middle - index - 0.5).to(dtype)
+            found.append(Position((index.long() - held[0]).to(device), offset.to(device)))
+        return found[0], found[1]
+
     def coord(self, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return all pixel centres in row-major order (rows * cols, 2); see `axes`."""
         return torch.stack(torch.meshgrid(*self.axes(device, dtype), indexing="ij"), dim=-1).flatten(0, 1)
@@ -191,6 +221,28 @@ def nearest(coord: Tensor, size: Size) -> Tensor:
     return y.long() * w + x.long()
 
 
+def holder(coord: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    """Find the latent cell that holds each coordinate.
+
+    A coordinate on the border of two cells lies in the lower or right one, also after the rounding of float32. NaN
+    counts as the first row or column.
+
+    Args:
+        coord: (..., 2) as (y, x) in [-1, 1].
+        size: (h, w) of the latent grid.
+
+    Returns:
+        index: int64 (...), flat row-major index of the cell.
+        offset: (..., 2), position relative to the centre of the cell, which spans [-0.5, 0.5].
+    """
+    h, w = size
+    n = coord.new_tensor(size)
+    index = ((coord + 1) * (n / 2) + n * 2.5e-7).floor().nan_to_num(0)
+    y, x = index[..., 0].clamp(0, h - 1), index[..., 1].clamp(0, w - 1)
+    centre = (2 * torch.stack([y, x], dim=-1) + 1 - n) / n
+    return y.long() * w + x.long(), (coord - centre) * (n / 2)
+
+
 def shifted(coord: Tensor, dy: float, dx: float) -> Tensor:
     """Move ``coord`` (..., 2) by (dy, dx) + 1e-6 and clamp it to ±(1 - 1e-6)."""
     return (coord + coord.new_tensor([dy + _EPS, dx + _EPS])).clamp(-1 + _EPS, 1 - _EPS)
@@ -239,3 +291,10 @@ def unfold(feat: Tensor) -> Tensor:
     """
     b, c, h, w = feat.shape
     return F.unfold(feat, 3, padding=1).transpose(1, 2).reshape(b, h, w, 9 * c).contiguous()
+
+
+def reflected(n: int, total: int, device: torch.device) -> Tensor:
+    """Reflect indices 0 .. ``total`` - 1 into 0 .. ``n`` - 1 without repeating the edge: int64 (total,)."""
+    period = max(1, 2 * (n - 1))
+    index = torch.arange(total, device=device) % period
+    return torch.where(index < n, index, period - index)

@@ -17,7 +17,7 @@ from lmf import io, kernels
 from lmf.decoders.base import Decoder, Latent
 from lmf.encoders.base import Encoder
 from lmf.errors import UserError
-from lmf.grid import Grid, Size, Strip
+from lmf.grid import Grid, Size, Strip, reflected
 from lmf.io.colour import from_network, to_network
 from lmf.renderers import Dense, Renderer
 
@@ -64,19 +64,25 @@ class SRModel(nn.Module):
         Raises:
             ValueError: if a shape does not match.
         """
+        return self.decoder.query(*self.encode(lr, coord, cell, feat))
+
+    def encode(
+        self, lr: Tensor, coord: Tensor, cell: Tensor, feat: Tensor | None = None
+    ) -> tuple[Latent, Tensor, Tensor]:
+        """Compute the latent for `forward`, and the coordinates and cell in its units; see `forward`."""
         shapes = [tuple(t.shape) for t in (lr, coord, cell)]
         if [len(s) for s in shapes] != [4, 3, 2] or (lr.shape[1], coord.shape[2], cell.shape[1]) != (3, 2, 2):
             raise ValueError("lr must be (B, 3, h, w), coord (B, Q, 2), cell (B, 2); got {}, {}, {}".format(*shapes))
         if len({s[0] for s in shapes}) > 1:
             raise ValueError("lr, coord and cell must have the same batch size; got shapes {}, {}, {}".format(*shapes))
         if feat is not None:
-            return self.decoder.query(self.decoder.latent(feat, lr, cell), coord, cell)
+            return self.decoder.latent(feat, lr, cell), coord, cell
         padded = self.pad(lr)
         shrink = cell.new_tensor([n / p for n, p in zip(lr.shape[-2:], padded.shape[-2:], strict=True)])
         if padded is not lr:
             coord = (coord + 1) * shrink - 1
             cell = cell * shrink
-        return self.decoder.query(self.latent(padded, cell), coord, cell)
+        return self.latent(padded, cell), coord, cell
 
     @property
     def device(self) -> torch.device:
@@ -93,7 +99,7 @@ class SRModel(nn.Module):
         # channels-last although convolutions read its strides as another layout.
         channels_last = torch.empty_like(image, memory_format=torch.channels_last)
         with kernels.reduced(image) as half:
-            feat: Tensor = self.encoder(channels_last.copy_(image))
+            feat: Tensor = self.encoder(channels_last.copy_(self.decoder.encoder_input(image)))
         return feat.float() if half else feat
 
     def render(self, lr: Tensor, size: Size, *, self_ensemble: bool = False) -> Tensor:
@@ -280,10 +286,3 @@ def target_size(lr_size: Size, scale: float | None, size: Size | None) -> Size:
     if not isinstance(size, Sequence) or len(size) != 2 or any(n != int(n) or n < 1 for n in size):
         raise UserError(f"size must be (height, width), both integers of at least 1, got {size!r}")
     return int(size[0]), int(size[1])
-
-
-def reflected(n: int, total: int, device: torch.device) -> Tensor:
-    """Reflect indices 0 .. ``total`` - 1 into 0 .. ``n`` - 1 without repeating the edge: int64 (total,)."""
-    period = max(1, 2 * (n - 1))
-    index = torch.arange(total, device=device) % period
-    return torch.where(index < n, index, period - index)

@@ -57,8 +57,10 @@ def weights(keys: list, seed: int) -> dict[str, Tensor]:
         if any(name in key for name in UNUSED):
             state[key] = torch.zeros(shape)
             continue
-        a = np.random.RandomState((zlib.crc32(key.encode()) + seed) % 2**32).standard_normal(shape)
-        if key.split(".")[-2:-1] in (["kln"], ["vln"]):  # layer norms, some of which have two or more dimensions
+        a = np.asarray(np.random.RandomState((zlib.crc32(key.encode()) + seed) % 2**32).standard_normal(shape))
+        if "/" in key:
+            a = tree_weight(key, a)
+        elif key.split(".")[-2:-1] in (["kln"], ["vln"]):  # layer norms, some of which have two or more dimensions
             a = 1 + 0.1 * a if key.endswith("weight") else 0.05 * a
         elif len(shape) >= 2:
             a *= (2 / np.prod(shape[1:])) ** 0.5 * (0.5 if key.startswith("encoder.") else 0.8)
@@ -72,6 +74,19 @@ def weights(keys: list, seed: int) -> dict[str, Tensor]:
     return state
 
 
+def tree_weight(key: str, a: np.ndarray) -> np.ndarray:
+    """The weight of a model written in JAX, from normal numbers ``a``."""
+    last = key.rpartition("/")[2]
+    if last == "k":
+        return np.full(a.shape, np.log(4) ** 0.5 / (2 * np.pi**2))
+    if last == "scale":
+        return 1 + 0.1 * a
+    if last == "kernel":
+        part = next((v for k, v in {"params/encoder/": 0.5, "params/out_conv/": 0.1}.items() if key.startswith(k)), 0.8)
+        return a * (2 / np.prod(a.shape[:-1])) ** 0.5 * part
+    return a * {"components": 12, "relative_position_bias_table": 0.4, "bias": 0.05}[last]
+
+
 def load(path: Path) -> Golden:
     """One whole golden file."""
     with safe_open(path, "pt") as file:
@@ -79,6 +94,24 @@ def load(path: Path) -> Golden:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     parts = (json.loads(meta[key]) for key in ("spec", "keys", "seed"))
     return Golden(*parts, tensors, json.loads(meta["cases"]))
+
+
+def thera() -> dict[str, Golden]:
+    """The part of Thera's tensors that travels with the tests."""
+    with safe_open(FIXTURE.with_name("thera.safetensors"), "pt") as file:
+        meta = file.metadata()
+        encoders, models = json.loads(meta["encoders"]), json.loads(meta["models"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    shared = {key: value for key, value in tensors.items() if "." not in key}
+    return {
+        name: Golden(
+            model["spec"],
+            encoders[model["encoder"]] + model["keys"],
+            model["seed"],
+            shared | {k.partition(".")[2]: v for k, v in tensors.items() if k.startswith(f"{name}.")},
+        )
+        for name, model in models.items()
+    }
 
 
 def frozen() -> dict[str, Golden]:

@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -109,3 +111,43 @@ def test_clip_cell_is_lte_s_rule():
     for scale in (2, 4, 7.5, 30):
         cell = torch.tensor([[2 / (h * scale), 2 / (w * scale)]])
         torch.testing.assert_close(grid.clip_cell(cell, (h, w), 4.0), cell * max(scale / 4, 1))
+
+
+def held(cells, n):
+    """The latent cell of each pixel of an axis and the offset from its centre, in fractions."""
+    places = [Fraction(2 * i + 1, 2) * n / cells for i in range(cells)]
+    numbers = [min(int(place), n - 1) for place in places]
+    return numbers, [place - number - Fraction(1, 2) for place, number in zip(places, numbers, strict=True)]
+
+
+@pytest.mark.parametrize(("cells", "n"), [(26, 13), (3, 6), (9, 6), (1, 5), (48, 13), (20, 13), (14000, 4001), (7, 7)])
+def test_holders_are_exact(cells, n):
+    """At x1.5 every third pixel lies on the border of two cells, at x0.5 every pixel."""
+    target = Grid.of(cells, cells)
+    (rows, offset), (columns, _) = target.holders((n, n), dtype=torch.float64)
+    numbers, offsets = held(cells, n)
+    assert rows.tolist() == columns.tolist() == numbers
+    np.testing.assert_allclose(offset, [float(o) for o in offsets], atol=1e-11)
+    if n > 1000:
+        return  # float32 coordinates cannot tell on which side of a border some of these pixels lie
+    flat, scattered = grid.holder(target.coord()[:: cells + 1][None], (n, n))
+    assert flat[0].tolist() == [i * n + i for i in numbers]
+    assert scattered.shape == (1, cells, 2)
+    np.testing.assert_allclose(scattered[0, :, 0], offset, atol=2e-7 * n)
+
+
+def test_holders_of_a_strip():
+    whole = Grid((50.0, 31.5), (0, 48), (3, 30))  # rows of a padded picture
+    part = Grid((50.0, 31.5), (20, 40), (3, 30), grid.Strip(5, 13, 16), grid.Strip(0, 9, 9))
+    (rows, offset), (columns, x) = whole.holders((16, 9))
+    (own_rows, own_offset), (own_columns, own_x) = part.holders((8, 9))
+    assert torch.equal(own_rows + 5, rows[20:40])
+    assert torch.equal(own_offset, offset[20:40])
+    assert torch.equal(own_columns, columns)
+    assert torch.equal(own_x, x)
+
+
+def test_holder_of_what_is_outside():
+    coord = torch.tensor([[-1.5, 1.5], [torch.nan, -1.0], [1.0, torch.inf]])
+    index, _ = grid.holder(coord, (3, 4))
+    assert index.tolist() == [3, 0, 11]

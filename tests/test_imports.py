@@ -22,7 +22,7 @@ ALLOWED = {
     "weights": set(),
     "kernels": {"errors", "grid", "io"},
     "encoders": {"errors", "grid", "kernels"},
-    "decoders": {"errors", "grid", "kernels"},
+    "decoders": {"encoders", "errors", "grid", "kernels"},
     "renderers": {"decoders", "errors", "grid", "kernels"},
     "model": {"decoders", "encoders", "errors", "grid", "io", "kernels", "renderers"},
     "data": {"errors", "io", "metrics"},

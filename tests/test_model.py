@@ -7,8 +7,17 @@ import pytest
 import torch
 
 from lmf import SRModel, decoders, encoders
+from lmf.decoders.thera import SwinTail
 from lmf.grid import Grid
 from lmf.renderers import Dense
+
+
+def thera_pro(channels):
+    decoder = decoders.Thera(channels, "pro", 16)
+    decoder.refine = SwinTail(channels, embed=12, depths=(2, 2), heads=(2, 2))
+    decoder.receptive_field = decoder.refine.receptive_field
+    return decoder
+
 
 TINY = {
     "liif": lambda: decoders.LIIF(8, [16, 16]),
@@ -26,6 +35,10 @@ TINY = {
     "lm_lte_heat_features": lambda: decoders.LMLTEHeat(8, 16, 8, 2, [16], 0),
     "lm_ciaosr": lambda: decoders.LMCiaoSR(8, 8, 2, [16], [16], [16], [16], 8),
     "lm_ciaosr_features": lambda: decoders.LMCiaoSR(8, 8, 2, [16], [16], [16], [16], 0),
+    "thera": lambda: decoders.Thera(8, waves=16),
+    "thera_odd": lambda: decoders.Thera(8, waves=5),
+    "thera_plus": lambda: decoders.Thera(8, "plus", 16),
+    "thera_pro": lambda: thera_pro(8),
     "srno": lambda: decoders.SRNO(8, 16, 4),
     "lm_srno": lambda: decoders.LMSRNO(8, 8, 2, 16, 4, code_channels=4),
     "bicubic": lambda: decoders.Bicubic(8),
@@ -129,6 +142,8 @@ def test_pictures_in_double_precision(model):
         assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
         torch.testing.assert_close(single.double(), double, atol=1e-4, rtol=0)
         coord = enlargement.target.coord().double()[None]
+        if isinstance(model.decoder, decoders.Thera):  # computes places from the numbers of pixels
+            coord = torch.cartesian_prod(*((2 * torch.arange(n).double() + 1) / n - 1 for n in size))[None]
         queried = model.decoder.query(enlargement.summarised(), coord, enlargement.cell)
         torch.testing.assert_close(double.flatten(2).mT, queried, atol=1e-12, rtol=0)
     cells = enlargement.target.cells

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ class SizeRequirements:
 
     Attributes:
         minimum: smallest height and width in pixels.
-        multiple_of: the encoder computes on multiples of it; `SRModel` pads other pictures.
+        multiple_of: the networks compute on multiples of it; `SRModel` pads other pictures.
     """
 
     minimum: int = 1
@@ -73,7 +74,7 @@ class ModelDescriptor:
             model=model,
             architecture=f"{type(model.decoder).__name__}-{type(model.encoder).__name__}",
             parameters=sum(p.numel() for p in model.parameters()),
-            size_requirements=SizeRequirements(multiple_of=model.encoder.multiple),
+            size_requirements=SizeRequirements(multiple_of=math.lcm(model.encoder.multiple, model.decoder.multiple)),
             tiling=tiling,
             overlap=sum(local) if tiling else None,
             licence=card.get("licence"),

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from lmf.checkpoint import foreign, published
+from lmf.checkpoint import foreign, published, published_thera, trees
 from lmf.checkpoint.pickles import CheckpointError, check_finite, is_safetensors, kind_of, unpickle
 from lmf.checkpoint.translate import check_names, without_wrappers
 from lmf.decoders.base import Decoder
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 PARTS = ("encoder", "decoder", "renderer")
-SOURCES = "a run folder, .ckpt, .safetensors, .pth, or a name of lmf.list_models()"
+SOURCES = "a run folder, .ckpt, .safetensors, .pth, .pkl, or a name of lmf.list_models()"
 
 
 def load(source: str | os.PathLike[str], *, trust: Sequence[str] = (), device: str | torch.device = "cpu") -> SRModel:
@@ -44,8 +44,8 @@ def load(source: str | os.PathLike[str], *, trust: Sequence[str] = (), device: s
     Args:
         source: a name from `lmf.list_models`, a run folder, or a file: a ``.ckpt`` of this project, a ``.safetensors``
             written by `save`, or a published model. A published model is stored with its description
-            (``{"model": {"name", "args", "sd"}}``) or as a state dict whose names and shapes identify the model. The
-            format is recognised by the content of the file.
+            (``{"model": {"name", "args", "sd"}}``), as a state dict whose names and shapes identify the model, or as a
+            pickled tree of arrays (Thera). The format is recognised by the content of the file.
         trust: packages other than ``lmf`` whose encoders, decoders and renderers the file may name.
         device: device of the model.
 
@@ -240,6 +240,8 @@ def _read(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
     """Read config and weights from the file at ``path``, in the format that its content shows."""
     if is_safetensors(path) or path.suffix == ".safetensors":
         return _read_safetensors(path)
+    if trees.is_tree(path):
+        return _read_tree(path)
     checkpoint = unpickle(path)
     if "lmf" in checkpoint and "state_dict" in checkpoint:
         config, weights = _config(path, checkpoint["lmf"]), checkpoint["state_dict"]
@@ -254,6 +256,22 @@ def _read(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path}: {one_line(error)}") from error
     for note in unwrap_notes + convert_notes:
+        log.warning("%s: %s", path.name, note)
+    return config, state
+
+
+def _read_tree(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+    """Read config and weights from a pickled tree of arrays, in which Thera is published."""
+    options, weights = trees.read(path)
+    try:
+        if {"backbone", "size"} <= options.keys():
+            spec = {"name": "thera", "args": {k: options[k] for k in ("backbone", "size")}}
+        else:
+            spec = published_thera.describe(weights)
+        config, state, notes = published.convert(spec, weights)
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path}: {one_line(error)}") from error
+    for note in notes:
         log.warning("%s: %s", path.name, note)
     return config, state
 

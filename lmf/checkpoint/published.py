@@ -1,4 +1,4 @@
-"""Translates the checkpoints published by the authors of LIIF, LTE, CiaoSR, SRNO and LMF into models of this package.
+"""Translates the checkpoints published by the authors of LIIF, LTE, CiaoSR, SRNO, LMF and Thera into our models.
 
 They contain ``{name, args}`` and a state dict, whose names only this module and `published_encoders` know. The
 translation keeps all options that the weights depend on and returns a note for every other one. Missing options have
@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lmf.checkpoint import published_thera
 from lmf.checkpoint.published_encoders import ENCODERS
 from lmf.checkpoint.translate import (
     Config,
@@ -52,12 +53,17 @@ def convert(spec: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> tuple[
         name, args = spec["name"], dict(spec.get("args") or {})
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"a model description needs name and args, got {spec!r}") from error
+    if name == "thera":
+        try:
+            return published_thera.convert(args, without_wrappers(state_dict))
+        except KeyError as error:
+            raise UserError(f"thera: no {error.args[0]} in its weights") from error
     encoder = args.get("encoder_spec") or args.get("encoder") or {}
     if not isinstance(encoder, Mapping):
         raise UserError(f"the encoder needs name and args, got {encoder!r:.40}")
     encoder_name = encoder.get("name")
     if name not in DECODERS:
-        raise UserError(f"unknown model {name!r}; known: {', '.join(DECODERS)}")
+        raise UserError(f"unknown model {name!r}; known: {', '.join(DECODERS)}, thera")
     if encoder_name not in ENCODERS:
         raise UserError(f"unknown encoder {encoder_name!r}; known: {', '.join(ENCODERS)}")
     notes: list[str] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ class FeatureDataModule(SRDataModule):
     Args:
         encoder: an `lmf.encoders.Encoder` in evaluation mode.
         margin: distance in LR pixels up to which a colour depends on the features, ``Decoder.receptive_field``.
+        encoder_input: converts pictures in [-1, 1] to the input of the encoder, ``Decoder.encoder_input``.
         crops: number of crops.
         crop_side: side of the LR picture of a crop in pixels.
         device: device that computes the features.
@@ -47,6 +48,7 @@ class FeatureDataModule(SRDataModule):
         *,
         encoder: nn.Module,
         margin: int,
+        encoder_input: Callable[[Tensor], Tensor] = torch.positive,
         crops: int,
         crop_side: int = 96,
         device: torch.device | str = "cpu",
@@ -56,6 +58,7 @@ class FeatureDataModule(SRDataModule):
         if len(self.augment.photometric) or self.files.cache is None:
             raise DataError("training on cached crops needs data.cache and no data.photometric")
         self.encoder, self.margin, self.device = encoder, margin, device
+        self.encoder_input = encoder_input
         self.crops, self.crop_side = crops, crop_side
 
     def prepare(self, stage: str | None = None) -> None:
@@ -72,6 +75,7 @@ class FeatureDataModule(SRDataModule):
             self.files.cache or "",
             self.encoder,
             margin=self.margin,
+            encoder_input=self.encoder_input,
             seed=self.seed,
             crops=self.crops,
             side=self.crop_side,
@@ -120,6 +124,7 @@ class FeatureSamples:
         folder: parent of the folder of features. It may be deleted when no process uses it.
         encoder: an `lmf.encoders.Encoder` in evaluation mode.
         margin: distance in LR pixels up to which a colour depends on the features, ``Decoder.receptive_field``.
+        encoder_input: see `FeatureDataModule`.
         seed: any integer of at least 0.
         crops: number of crops.
         side: side of the LR picture of a crop in pixels, a multiple of ``encoder.multiple``.
@@ -136,6 +141,7 @@ class FeatureSamples:
         encoder: nn.Module,
         *,
         margin: int,
+        encoder_input: Callable[[Tensor], Tensor] = torch.positive,
         seed: int,
         crops: int,
         side: int,
@@ -148,7 +154,7 @@ class FeatureSamples:
                 f"crop_side must be at least {self.window} LR pixels (patch {sampling.patch} and a margin of {margin} "
                 f"on both sides) and a multiple of {encoder.multiple}, got {side}"
             )
-        self.images, self.encoder = images, encoder
+        self.images, self.encoder, self.encoder_input = images, encoder, encoder_input
         self.margin, self.seed, self.side, self.queries = margin, seed, side, sampling.queries
         self.crops = [self._crop(number, sampling.min_scale, sampling.max_scale) for number in range(crops)]
         self.folder = Path(folder).expanduser() / f"features-{self._fingerprint()}"
@@ -172,6 +178,9 @@ class FeatureSamples:
         digest.update(type(self.encoder).__qualname__.encode())
         for key, value in self.encoder.state_dict().items():
             digest.update(key.encode() + value.cpu().numpy().tobytes())
+        probe = torch.linspace(-1, 1, 5).expand(1, 3, 1, 5)
+        if not torch.equal(converted := self.encoder_input(probe), probe):
+            digest.update(converted.numpy().tobytes())
         return digest.hexdigest()[:16]
 
     @torch.inference_mode()
@@ -219,7 +228,7 @@ class FeatureSamples:
             for number in range(part.start, part.stop):
                 pictures[number] = resize_pil(np.ascontiguousarray(self._hr(number)), (side, side))
             lr = torch.from_numpy(pictures[part]).to(device).permute(0, 3, 1, 2)  # channels-last in memory
-            features[part] = encoder(lr / 127.5 - 1).permute(0, 2, 3, 1).half().cpu().numpy()
+            features[part] = encoder(self.encoder_input(lr / 127.5 - 1)).permute(0, 2, 3, 1).half().cpu().numpy()
         features.flush()
         pictures.flush()
 

@@ -13,6 +13,7 @@ from lmf.decoders.lte import LTE, LTEPlus
 from lmf.decoders.metasr import MetaSR
 from lmf.decoders.modulation import LMFDecoder, ModulatedLatent, ModulatedMLP
 from lmf.decoders.srno import SRNO
+from lmf.decoders.thera import Thera
 
 __all__ = [
     "DIIF",
@@ -34,4 +35,5 @@ __all__ = [
     "MetaSR",
     "ModulatedLatent",
     "ModulatedMLP",
+    "Thera",
 ]

@@ -67,6 +67,7 @@ class Decoder(nn.Module):
             and the features and image pixels that its colour depends on. A colour must not depend on the absolute
             position either, so that a picture can be computed in strips. None if no bound is known; latents then always
             cover the whole picture.
+        multiple: strips of LR pixels must begin at multiples of it, and end there or with the picture.
         pointwise: whether a colour is independent of the other coordinates of a call. If not, a picture is defined by
             one call for all of its pixels; `summarise` makes it possible to render it in parts.
         graph_obstacle: why `lmf.export` cannot write the decoder as a graph for all sizes; None if it can.
@@ -76,6 +77,7 @@ class Decoder(nn.Module):
     """
 
     receptive_field: int | None = None
+    multiple: int = 1
     pointwise: bool = True
     graph_obstacle: str | None = None
 
@@ -108,6 +110,13 @@ class Decoder(nn.Module):
         if self.clip_scale is not None:
             cell = grid.clip_cell(cell, size, self.clip_scale)
         return cell.expand(batch, 2)
+
+    def encoder_input(self, image: Tensor) -> Tensor:
+        """Convert ``image`` (B, 3, h, w) in [-1, 1] to what the encoder receives; the same by default.
+
+        A decoder whose published network standardises its input does so here, so that all decoders share encoders.
+        """
+        return image
 
     def latent(self, feat: Tensor, image: Tensor, cell: Tensor) -> Latent:
         """Do the work that is done once per LR pixel.
@@ -173,6 +182,15 @@ class Decoder(nn.Module):
         Args:
             latent: result of `latent`.
             cells: (N, 2) sizes of output pixels in [-1, 1] units; each yields a row of ``extra``.
+        """
+        return None
+
+    def penalty(self, latent: Any, coord: Tensor) -> Tensor | None:
+        """Return what training adds to the loss of the colours at ``coord`` (B, Q, 2), or None for nothing.
+
+        Args:
+            latent: result of `latent`.
+            coord: (B, Q, 2) as (y, x) in [-1, 1].
         """
         return None
 

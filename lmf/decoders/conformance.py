@@ -125,7 +125,9 @@ def check_receptive_field(make: Make) -> None:
     reach = decoder.receptive_field
     if reach is None:
         return
-    n, cut = 3 * reach + 8, reach + 2
+    step = decoder.multiple
+    cut = math.ceil((reach + 2) / step) * step
+    n = 3 * reach + 6 + step * 2
     size, lr_size = (round(2.7 * n), round(2.7 * n)), (n, n)
     feat, image = inputs(1, lr_size)
     whole = picture_of(decoder, feat, image, size)

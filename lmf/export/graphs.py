@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lmf import grid
 from lmf.decoders.base import Latent
 from lmf.io.colour import from_network, to_network
-from lmf.model import SRModel, reflected
+from lmf.model import SRModel
 
 
 class LatentGraph(nn.Module):
@@ -46,7 +46,7 @@ class LatentGraph(nn.Module):
         cell = (2 / cells(scale, (h, w))).to(padded.dtype)[None]  # (1, 2)
         if decoder.clip_scale is not None:
             cell = grid.clip_cell(cell, (h, w), decoder.clip_scale)
-        return decoder.latent(self.model.encoder(padded), padded, cell.expand(b, 2)), cell[0]
+        return decoder.latent(self.model.encoder(decoder.encoder_input(padded)), padded, cell.expand(b, 2)), cell[0]
 
 
 class RenderGraph(nn.Module):
@@ -138,5 +138,5 @@ def pad(image: Tensor, multiple: int) -> Tensor:
     if multiple == 1:
         return image
     h, w = image.shape[2:]
-    y, x = (reflected(n, (n + multiple - 1) // multiple * multiple, image.device) for n in (h, w))
+    y, x = (grid.reflected(n, (n + multiple - 1) // multiple * multiple, image.device) for n in (h, w))
     return image.index_select(2, y).index_select(3, x)

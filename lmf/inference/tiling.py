@@ -115,6 +115,7 @@ def pieces(
     at_once = not is_local(model, renderer)
     all_features = features(model, image, axis, (0, n), tile) if at_once else None
     first, end = span
+    step = model.decoder.multiple
     pixels = max(1, PIXELS // (len(image) * whole_across[1])) if renderer.pointwise else end - first
     latents = end - first if reach is None else max(1, int(LATENTS / (len(image) * across) * scale))
 
@@ -122,7 +123,8 @@ def pieces(
         """Return the range of LR rows that output rows ``start .. stop - 1`` depend on."""
         if reach is None:
             return 0, n
-        return max(0, math.floor(start / scale) - margin), min(n, math.ceil(stop / scale) + margin)
+        low, high = math.floor(start / scale) - margin, math.ceil(stop / scale) + margin
+        return max(0, low // step * step), min(n, math.ceil(high / step) * step)
 
     for start, stop in cut(first, end, end - first if at_once else max(1, int(tile * scale))):
         low, high = (0, n) if at_once else around(start, stop)

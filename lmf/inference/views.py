@@ -158,12 +158,13 @@ class Views:
 
     def _widened(self, box: Box, size: Size) -> Box:
         """Return ``box`` of LR pixels with everything that colours in it depend on."""
-        reach = self.model.decoder.receptive_field
+        reach, step = self.model.decoder.receptive_field, self.model.decoder.multiple
         spans = []
         for axis, (start, stop) in enumerate(box):
             n = self.image.shape[2 + axis]
             margin = n if reach is None else reach + math.ceil(self.size[axis] / size[axis])
-            spans.append((max(0, start - margin), min(n, stop + margin)))
+            low, high = (start - margin) // step * step, math.ceil((stop + margin) / step) * step
+            spans.append((max(0, low), min(n, high)))
         return spans[0], spans[1]
 
     def _latent(self, whole: Enlargement, patch: Box, size: Size) -> tuple[Enlargement, Latent]:

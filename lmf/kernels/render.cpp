@@ -3,6 +3,7 @@
 #include <omp.h>
 #endif
 
+#include "field.h"
 #include "layers.h"
 #include "skip.h"
 #include "tile.h"

@@ -100,8 +100,12 @@ class SRModule(L.LightningModule):
         """
         feat = batch["feat"].float() if "feat" in batch else None
         lr, target = to_network(batch["lr"]), to_network(batch["target"])
-        rgb = self.model(lr, batch["coord"], batch["cell"], feat).float()  # (B, Q, 3)
+        latent, coord, cell = self.model.encode(lr, batch["coord"], batch["cell"], feat)
+        rgb = self.model.decoder.query(latent, coord, cell).float()  # (B, Q, 3)
         loss = self.loss(rgb, target)
+        penalty = self.model.decoder.penalty(latent, coord)
+        if penalty is not None:
+            loss = loss + penalty
         if self.teacher is not None:
             loss = loss + self.teacher.loss(self.loss, rgb, lr, batch)
         self.losses_finite = self.losses_finite.to(loss.device) & loss.detach().isfinite()

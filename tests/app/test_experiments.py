@@ -47,7 +47,8 @@ DECODERS = {
     # Lifting, two attention layers of 4 D² + 4 D plus 4 D of layer norms, hypernetwork, renderer; no published number.
     "lm_srno": 579 * 256 + 2 * (5 * 257 * 256 + 4 * 256) + 257 * 208 + (21 + 5 * 17) * 16 + 17 * 3,
 }
-OURS = {"lm_liif_edsr_plus", "lm_liif_light", "lm_lte_heat_edsr"}  # of no paper
+OURS = {"lm_liif_edsr_plus", "lm_liif_light", "lm_lte_heat_edsr", "thera_air_swinir"}  # of no paper
+THERA = {"thera_air_edsr", "thera_plus_edsr", "thera_pro_edsr", "thera_air_rdn"}  # see test_thera.py
 TINY = {
     "edsr": ["encoder.blocks=1"],
     "rdn": ["encoder.blocks=1", "encoder.layers=1", "encoder.growth=8"],
@@ -80,11 +81,12 @@ def test_every_published_combination_is_there():
         f"{kind}{d}_{e}" for kind in ("lm_", "") for d in ("liif", "lte", "ciaosr", "srno") for e in ENCODERS
     }
     assert (
-        set(EXPERIMENTS) == all_encoders | {"lmf_edsr", "metasr_edsr", "lte_plus_edsr", "diif_edsr", "bicubic"} | OURS
+        set(EXPERIMENTS)
+        == all_encoders | {"lmf_edsr", "metasr_edsr", "lte_plus_edsr", "diif_edsr", "bicubic"} | OURS | THERA
     )
 
 
-@pytest.mark.parametrize("experiment", sorted({*EXPERIMENTS} - OURS - {"bicubic"}))
+@pytest.mark.parametrize("experiment", sorted({*EXPERIMENTS} - OURS - THERA - {"bicubic"}))
 def test_is_the_published_model_and_recipe(compose, experiment):
     decoder, encoder = parts(experiment)
     config = compose(f"experiment={experiment}", "data=div2k", "schedule=paper")

@@ -120,6 +120,16 @@ def test_another_encoder_or_crop_has_its_own_folder(make: Callable[..., FeatureS
     assert make().folder == make(patch=6, queries=5).folder  # the features are the same
 
 
+def test_features_of_converted_pictures(make: Callable[..., FeatureSamples]) -> None:
+    plain, halved = make(), make(encoder_input=lambda picture: picture / 2)
+    assert halved.folder != plain.folder
+    halved.encode()
+    lr = torch.tensor(halved.lr[0]).permute(2, 0, 1)[None] / 127.5 - 1
+    with torch.inference_mode():
+        expected = encoder()(lr / 2)[0].permute(1, 2, 0)
+    np.testing.assert_allclose(halved.feat[0], expected, atol=1e-2, rtol=1e-2)
+
+
 def test_a_failure_leaves_nothing_behind(make: Callable[..., FeatureSamples], tmp_path: Path) -> None:
     class Fails(EDSR):
         def forward(self, image: torch.Tensor) -> torch.Tensor:

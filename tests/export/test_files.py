@@ -22,6 +22,7 @@ from .conftest import make
         ("ciaosr-edsr", "tiles"),
         ("lm_ciaosr-edsr", "tiles"),
         ("diif-edsr", "each distinct slice"),
+        ("thera_pro-edsr", "whole windows"),
         ("srno-edsr", "depends on all pixels"),
     ],
 )

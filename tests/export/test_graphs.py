@@ -77,7 +77,17 @@ def test_a_model_as_two_graphs(exported, name):
 
 @pytest.mark.parametrize(
     "name",
-    ["liif-rdn", "lte_plus-edsr", "metasr-edsr", "lm_liif-swinir", "lm_lte-edsr", "lm_srno-edsr", "bicubic-identity"],
+    [
+        "liif-rdn",
+        "lte_plus-edsr",
+        "metasr-edsr",
+        "lm_liif-swinir",
+        "lm_lte-edsr",
+        "lm_srno-edsr",
+        "bicubic-identity",
+        "thera-edsr",
+        "thera_plus-edsr",
+    ],
 )
 def test_other_models_as_one_graph(exported, name):
     model, files = exported(name)

@@ -169,11 +169,17 @@ def make_data(config: DictConfig, model: SRModel) -> SRDataModule:
             f"{type(model.decoder).__name__} looks at whole pictures and cannot be trained on windows of features; "
             "use schedule=finetune"
         )
+    if model.decoder.multiple > 1:
+        raise UserError(
+            f"{type(model.decoder).__name__} depends on where a picture is cut and cannot be trained on windows of "
+            "features; use schedule=finetune"
+        )
     model.encoder.requires_grad_(False)
     features: SRDataModule = instantiate(
         config.data.module,
         _target_="lmf.data.FeatureDataModule",
         encoder=model.encoder.eval(),
+        encoder_input=model.decoder.encoder_input,
         margin=model.decoder.receptive_field,
         crops=schedule.cached_crops,
         crop_side=schedule.crop_side,
