@@ -76,20 +76,27 @@ def fusible(x: Tensor, convs: Sequence[nn.Conv2d], around: Iterable[nn.Module] =
 
     Args:
         x: a map of the dtype and on the device of all others.
-        convs: the convolutions. They must have no hooks, and be neither parametrized nor of another class.
+        convs: the convolutions. They must have no hooks, and be `usual`.
         around: modules that would call them; they must have no hooks either.
     """
     return (
         kernels.serves(x, *(c for conv in convs for c in (conv.in_channels, conv.out_channels)))
-        and all(type(conv) is nn.Conv2d for conv in convs)
+        and all(map(usual, convs))
         and not _has_any_global_hook()
         and not any(map(hooked, (*convs, *around)))
     )
 
 
+def usual(conv: nn.Conv2d) -> bool:
+    """Return whether ``conv`` is a plain 3x3 convolution of padding 1, not one that was put in its place."""
+    sizes = (conv.kernel_size, conv.padding, conv.stride, conv.dilation, conv.groups, conv.padding_mode)
+    return type(conv) is nn.Conv2d and sizes == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
+
+
 def weights(convs: Sequence[nn.Conv2d]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the weights and the biases of ``convs``."""
-    return [conv.weight for conv in convs], [conv.bias for conv in convs if conv.bias is not None]
+    """Return the weights and the biases of ``convs``; zeros for no bias."""
+    biases = [conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias for conv in convs]
+    return [conv.weight for conv in convs], biases
 
 
 def hooked(module: nn.Module) -> bool:

@@ -131,6 +131,18 @@ def test_replaced_convolutions_are_called():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    "change", [{"padding_mode": "reflect"}, {"dilation": 2, "padding": 2}, {"bias": False}], ids=str
+)
+def test_other_convolutions_are_computed_as_they_are(change):
+    torch.manual_seed(0)
+    encoder, x = EDSR(16, 2), image(1, 3, 9, 10)
+    encoder.blocks[0].conv1 = nn.Conv2d(16, 16, 3, **{"padding": 1, **change})
+    expected = copy.deepcopy(encoder).double()(x.double())
+    assert relative(encoder(x), expected) < 3e-6
+
+
+@torch.no_grad()
 def test_changed_weights_take_effect(encoder):
     x = image(1, 3, 8, 8)
     before = encoder(x)
