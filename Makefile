@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup train weights test test-all check sanitize docs clean distclean
+.PHONY: help setup train weights test test-all check sanitize bench docs clean distclean
 help:
 	@echo "make train     train LM-LIIF on bundled photographs (minutes); ARGS='schedule=paper data=div2k' for more"
 	@echo "make test      run the fast tests"
@@ -12,6 +12,7 @@ help:
 	@echo "make check     lint, check the format and the types"
 	@echo "make docs      build the documentation into site/"
 	@echo "make sanitize  test the kernels with address and undefined-behaviour sanitizers"
+	@echo "make bench     compare the kernels' lead over PyTorch with the committed one, on an idle machine"
 	@echo "make weights   train the pretrained models again: PHOTOS=folder LIIF=edsr-baseline-liif.pth"
 	@echo "make setup     create the environment and build the kernels; see $(BIN)/lmf --help"
 	@echo "make clean     remove builds and caches; make distclean removes the environment too"
@@ -70,6 +71,10 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Fails if a kernel's lead over PyTorch fell; see benchmarks/ratios.py. On an idle machine.
+bench: setup
+	$(BIN)/python benchmarks/ratios.py $(ARGS)
 
 docs: setup
 	$(BIN)/python docs/browser/build.py

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lmf import io
+from lmf import io, kernels
 from lmf.decoders.base import Decoder, Latent
 from lmf.encoders.base import Encoder
 from lmf.errors import UserError
@@ -98,8 +98,9 @@ class SRModel(nn.Module):
         # Channels-last speeds up the convolutions. The image is copied because a view of a single image can count as
         # channels-last although convolutions read its strides as another layout.
         channels_last = torch.empty_like(image, memory_format=torch.channels_last)
-        feat: Tensor = self.encoder(channels_last.copy_(self.decoder.encoder_input(image)))
-        return feat
+        with kernels.reduced(image) as half:
+            feat: Tensor = self.encoder(channels_last.copy_(self.decoder.encoder_input(image)))
+        return feat.float() if half else feat
 
     def render(self, lr: Tensor, size: Size, *, self_ensemble: bool = False) -> Tensor:
         """Enlarge ``lr`` (B, 3, h, w) in network units to (B, 3, H, W), not clamped.

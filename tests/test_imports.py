@@ -20,11 +20,11 @@ ALLOWED = {
     "io": {"errors"},
     "metrics": {"errors"},
     "weights": set(),
-    "kernels": {"grid", "io"},
-    "encoders": {"errors", "grid"},
+    "kernels": {"errors", "grid", "io"},
+    "encoders": {"errors", "grid", "kernels"},
     "decoders": {"encoders", "errors", "grid", "kernels"},
     "renderers": {"decoders", "errors", "grid", "kernels"},
-    "model": {"decoders", "encoders", "errors", "grid", "io", "renderers"},
+    "model": {"decoders", "encoders", "errors", "grid", "io", "kernels", "renderers"},
     "data": {"errors", "io", "metrics"},
     "checkpoint": {"decoders", "encoders", "errors", "io", "model", "weights"},
     "figures": {"errors", "io"},
@@ -47,7 +47,8 @@ ALLOWED = {
     },
     "app": {
         "benchmark", "calibration", "checkpoint", "comparison", "data", "decoders", "encoders", "errors", "export",
-        "figures", "inference", "io", "metrics", "model", "precision", "renderers", "training", "web", "weights",
+        "figures", "inference", "io", "kernels", "metrics", "model", "precision", "renderers", "training", "web",
+        "weights",
     },
 }  # fmt: skip
 CONFIGS = {"app"}  # the parts that see Hydra or OmegaConf

@@ -29,7 +29,7 @@ SEED = "seed"  # values of this key are repetitions
 FILES = {
     "results.json": (("set", "scale"), "psnr"),
     "compare.json": (("set", "scale", "model"), "psnr"),
-    "benchmark.json": (("model", "self_ensemble", "backend", "lr", "scale", "precision"), "total_s"),
+    "benchmark.json": (("model", "self_ensemble", "backend", "encoder", "lr", "scale", "precision"), "total_s"),
 }
 DETAILS = ("images", "protocol", "pictures", "size", "device", "threads", "repeats")  # neither case nor value
 # Values in the printed table besides the metric; the CSV files have all.

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from lmf import errors
+from lmf import errors, kernels
 from lmf.app import (
     runs,
     sweep,
@@ -64,7 +64,8 @@ def run(config: DictConfig) -> None:
             random.seed(config.seed)
             np.random.seed(config.seed)
             torch.manual_seed(config.seed)
-            get_method(config.task.run)(config)
+            with kernels.encoder(*str(config.kernels.encoder).split(",")):
+                get_method(config.task.run)(config)
         failed = False
     except (SystemExit, KeyboardInterrupt) as error:
         if number := signal_behind(error):

@@ -45,6 +45,8 @@ class Case:
         scale: factor of the enlargement.
         precision: see `lmf.precision.autocast`.
         self_ensemble: whether to average over the eight flips and rotations, see `SRModel.render`.
+        encoder: what computes the encoder's convolutions on CPUs, one of `lmf.kernels.ENCODERS`; always ``"torch"`` for
+            the backend ``"reference"``.
     """
 
     model: str
@@ -53,6 +55,7 @@ class Case:
     scale: float
     precision: str = "32-true"
     self_ensemble: bool = False
+    encoder: str = kernels.ENCODERS[0]
 
     @property
     def name(self) -> str:
@@ -107,6 +110,7 @@ def plan(
     backends: Sequence[str],
     precisions: Sequence[str] = ("32-true",),
     self_ensembles: Sequence[bool] = (False,),
+    encoders: Sequence[str] = kernels.ENCODERS[:1],
 ) -> list[Case]:
     """Return a case for every combination; decoders without fused rendering use the backend ``"torch"`` only.
 
@@ -117,21 +121,26 @@ def plan(
         backends: some of `BACKENDS`.
         precisions: see `lmf.precision.autocast`.
         self_ensembles: whether to measure single passes, self-ensembles or both.
+        encoders: some of `lmf.kernels.ENCODERS`; the backend ``"reference"`` has one case, with ``"torch"``.
 
     Raises:
         UserError: if a backend is unknown or there is none.
     """
     if not backends or any(b not in BACKENDS for b in backends):
         raise UserError(f"backends must be some of {', '.join(BACKENDS)}, got {', '.join(backends) or 'none'}")
+    if not encoders or any(e not in kernels.ENCODERS for e in encoders):
+        known, got = ", ".join(kernels.ENCODERS), ", ".join(encoders) or "none"
+        raise UserError(f"encoder backends must be some of {known}, got {got}")
     sizes, scales = list(sizes), list(scales)
     return [
-        Case(name, backend, size, scale, precision, self_ensemble)
+        Case(name, backend, size, scale, precision, self_ensemble, encoder)
         for size in sizes
         for scale in scales
         for name, model in models.items()
         for backend in (backends if model.decoder.constant_memory else ("torch",))
         for precision in precisions
         for self_ensemble in self_ensembles
+        for encoder in (("torch",) if backend == "reference" else encoders)
     ]
 
 
@@ -139,7 +148,8 @@ def count(models: Mapping[str, SRModel], cases: Sequence[Case]) -> list[Row]:
     """Return a row without timing for each case."""
     unique = {(c.name, c.lr, c.scale): c for c in cases}
     rows = {key: row_of(models[case.model], case) for key, case in unique.items()}
-    return [replace(rows[c.name, c.lr, c.scale], backend=c.backend, precision=c.precision) for c in cases]
+    found = [(rows[case.name, case.lr, case.scale], case) for case in cases]
+    return [replace(row, backend=c.backend, precision=c.precision, encoder=c.encoder) for row, c in found]
 
 
 def row_of(model: SRModel, case: Case) -> Row:
@@ -237,8 +247,9 @@ def once(model: SRModel, case: Case, device: torch.device) -> list[float]:
     """Run ``case`` once and return the seconds of encoder, latent, rendering and all of them."""
     kernel = {"fused": _KERNEL.get(device.type, "reference"), "reference": "reference"}.get(case.backend)
     image = cost.picture(case.lr, device)
-    context = autocast(case.precision, device)
-    with torch.inference_mode(), evaluating(model), context(), kernels.backend(kernel) if kernel else nullcontext():
+    forced = kernels.backend(kernel) if kernel else nullcontext()
+    precision = autocast(case.precision, device)()
+    with torch.inference_mode(), evaluating(model), precision, kernels.encoder(case.encoder), forced:
         return cost.stage_times(model, image, target_size(case.lr, case.scale, None), case.self_ensemble)
 
 
@@ -270,8 +281,13 @@ def device_name(device: torch.device) -> str:
 
 
 def label(row: Row) -> str:
-    """Return the backend of ``row``, with the precision unless it is the default."""
-    return row.backend if row.precision == "32-true" else f"{row.backend}, {row.precision}"
+    """Return the backend of ``row``, with precision and encoder unless these are the default or implied."""
+    parts = [row.backend]
+    if row.precision != "32-true":
+        parts.append(row.precision)
+    if row.encoder != kernels.ENCODERS[0] and row.backend != "reference":
+        parts.append(f"{row.encoder} encoder")
+    return ", ".join(parts)
 
 
 def save(rows: Sequence[Row], folder: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lmf.encoders.base import Encoder
+from lmf import kernels
+from lmf.encoders.base import Encoder, convolve, fusible, weights
 from lmf.encoders.stages import IMAGE, Stage
 
 
@@ -27,18 +28,21 @@ class EDSR(Encoder):
         self.receptive_field = 2 * blocks + 2
 
     def forward(self, image: Tensor) -> Tensor:
-        head = self.head(image)  # (B, C, h, w)
+        head: Tensor = self.head(image)  # (B, C, h, w)
+        own = [block for block in self.blocks if type(block) is ResidualBlock]  # others were put in their place
+        convs = [conv for block in own for conv in (block.conv1, block.conv2)] + [self.tail]
+        if len(own) == len(self.blocks) and fusible(head, convs, own):
+            return kernels.residual_blocks(head, *weights(convs), self.res_scale)
         x = head
         for block in self.blocks:
             x = block(x)
-        out: Tensor = self.tail(x)
-        return out.add_(head)
+        return convolve(self.tail, x, skip=head)
 
     def stages(self) -> list[Stage]:
         """See `Encoder.stages`."""
         c, last = self.out_channels, len(self.blocks)
         blocks = [Stage(block, 2, (i,), c, 3 * c) for i, block in enumerate(self.blocks)]
-        tail = Stage(lambda x, head: self.tail(x).add_(head), 1, (last, 0), c, c)
+        tail = Stage(lambda x, head: convolve(self.tail, x, skip=head), 1, (last, 0), c, c)
         return [Stage(self.head, 1, (IMAGE,), c, c), *blocks, tail]
 
     def grow_from(self, smaller: Encoder) -> bool:
@@ -65,7 +69,4 @@ class ResidualBlock(nn.Module):
         self.res_scale = res_scale
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv2(self.conv1(x).relu_())  # in place: allocating large maps costs more than the operation
-        if self.res_scale != 1:
-            y = y * self.res_scale
-        return y.add_(x)
+        return convolve(self.conv2, convolve(self.conv1, x, relu=True), skip=x, scale=self.res_scale)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lmf.encoders.base import Encoder
+from lmf import kernels
+from lmf.encoders.base import Encoder, convolve, fusible, weights
 from lmf.encoders.stages import IMAGE, Stage
 
 
@@ -33,7 +34,7 @@ class RDN(Encoder):
 
     def forward(self, image: Tensor) -> Tensor:
         shallow: Tensor = self.shallow1(image)  # (B, C, h, w)
-        x = self.shallow2(shallow)
+        x = convolve(self.shallow2, shallow)
         outputs = []
         for block in self.blocks:
             x = block(x)
@@ -65,8 +66,14 @@ class ResidualDenseBlock(nn.Module):
         self.fusion = nn.Conv2d(width + layers * growth, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        dense = x
-        for conv in self.convs:
-            dense = torch.cat([dense, conv(dense).relu()], dim=1)  # (B, width + i growth, h, w)
-        fused: Tensor = self.fusion(dense)
+        fused: Tensor = self.fusion(self.dense(x))
         return fused + x
+
+    def dense(self, x: Tensor) -> Tensor:
+        """Return ``x`` and the results of all convolutions, (B, width + layers growth, h, w)."""
+        convs = [conv for conv in self.convs if type(conv) is nn.Conv2d]  # others were put in their place
+        if len(convs) == len(self.convs) and fusible(x, convs):
+            return kernels.dense_block(x, *weights(convs))
+        for conv in self.convs:
+            x = torch.cat([x, convolve(conv, x, relu=True)], dim=1)  # (B, width + i growth, h, w)
+        return x

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from lmf.encoders.base import Encoder
+from lmf.encoders.base import Encoder, convolve
 from lmf.errors import UserError
 from lmf.grid import Size
 
@@ -84,8 +84,8 @@ class SwinIR(Encoder):
         for group in self.groups:
             x = group(x, index, mask)
         x = self.norm(x).permute(0, 3, 1, 2)
-        x = self.conv_after_body(x) + first
-        return F.leaky_relu(self.conv_last(x), 0.01)  # (B, C, h, w)
+        x = convolve(self.conv_after_body, x, skip=first)
+        return F.leaky_relu(convolve(self.conv_last, x), 0.01)  # (B, C, h, w)
 
 
 class Group(nn.Module):
@@ -104,8 +104,7 @@ class Group(nn.Module):
                 x = recompute(block, x, index, mask, use_reentrant=False)
             else:
                 x = block(x, index, mask)
-        out: Tensor = self.conv(x.permute(0, 3, 1, 2))
-        return out.permute(0, 2, 3, 1) + skip
+        return convolve(self.conv, x.permute(0, 3, 1, 2), skip=skip.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class Block(nn.Module):

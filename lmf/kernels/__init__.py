@@ -1,8 +1,12 @@
-"""Fused rendering of a modulated MLP at coordinates, without gathering modulations for every query.
+"""Fused operations: rendering of a modulated MLP, and 3x3 convolutions with few multiplications.
 
-`render` takes scattered coordinates and `render_grid` pixel grids. There are three implementations: `reference` (plain
-PyTorch, the definition), `cpu` (C++, compiled for this processor on first use or by ``python -m lmf.kernels``) and
-`triton` (CUDA). They are chosen by device and availability; `backend` overrides the choice.
+`render` takes scattered coordinates and `render_grid` pixel grids, and neither gathers modulations for every query.
+There are three implementations: `reference` (plain PyTorch, the definition), `cpu` (C++, compiled for this processor on
+first use or by ``python -m lmf.kernels``) and `triton` (CUDA). They are chosen by device and availability; `backend`
+overrides the choice.
+
+`conv3x3` computes convolutions of encoders on the CPU by Winograd's algorithm (C++), `residual_blocks` and
+`dense_block` sequences of them. `encoder` chooses PyTorch's convolutions instead.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ from torch import Tensor
 from lmf.grid import Grid
 from lmf.kernels import ops, reference
 from lmf.kernels.checks import check_grid, check_latent, check_layers, check_points
+from lmf.kernels.choice import ENCODERS, encoder, reduced
+from lmf.kernels.convolution import conv3x3, dense_block, residual_blocks, serves
 from lmf.kernels.layout import InputEncoding, Weights
 from lmf.kernels.ops import BACKENDS, backend
 from lmf.kernels.reference import blend
@@ -22,14 +28,21 @@ from lmf.kernels.region import Layer
 
 __all__ = [
     "BACKENDS",
+    "ENCODERS",
     "InputEncoding",
     "Weights",
     "backend",
     "blend",
+    "conv3x3",
+    "dense_block",
+    "encoder",
     "layered",
+    "reduced",
     "render",
     "render_grid",
     "render_layers",
+    "residual_blocks",
+    "serves",
 ]
 
 

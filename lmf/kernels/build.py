@@ -1,4 +1,4 @@
-"""Compiles the CPU kernel for the processor of this machine and loads it."""
+"""Compiles the CPU kernels for the processor of this machine and loads them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ import torch
 from lmf.io.files import cache_folder, write_bytes
 from lmf.kernels.native import load
 
-MAIN = "render.cpp"
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-Wno-psabi")
 # Tried in order. Clang on ARM may not support -march=native. Without OpenMP the kernel runs on one thread.
 TARGETS = (("-march=native", "-fopenmp"), ("-mcpu=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",), ())
@@ -44,7 +43,7 @@ def library() -> ctypes.CDLL | None:
             path.unlink(missing_ok=True)
             native = load(build())
     except (BuildError, OSError) as error:
-        warnings.warn(f"rendering falls back to plain torch, many times slower: {error}", stacklevel=2)
+        warnings.warn(f"rendering and convolutions fall back to plain torch, many times slower: {error}", stacklevel=2)
         return None
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
@@ -67,8 +66,9 @@ def build(folder: Path | None = None) -> Path:
     """
     compiler, more = find_compiler(), shlex.split(os.environ.get("LMF_CXXFLAGS", ""))
     here = Path(__file__).parent
+    sources = sorted(here.glob("*.cpp"))
     identity = [subprocess.run([*compiler, "--version"], capture_output=True, text=True).stdout, processor()]
-    identity += [path.read_text() for path in sorted([here / MAIN, *here.glob("*.h")])]
+    identity += [path.read_text() for path in [*sources, *sorted(here.glob("*.h"))]]
     identity += [repr((compiler, FLAGS, TARGETS, more))]
     folder = folder or cache_folder()
     key = digest("\n".join(identity).encode())
@@ -79,7 +79,7 @@ def build(folder: Path | None = None) -> Path:
     with tempfile.TemporaryDirectory() as name:
         temporary = Path(name) / "render.so"
         for options in TARGETS:
-            command = [*compiler, *FLAGS, *options, *more, str(here / MAIN), "-o", str(temporary)]
+            command = [*compiler, *FLAGS, *options, *more, *map(str, sources), "-o", str(temporary)]
             result = subprocess.run(command, capture_output=True, text=True)
             if result.returncode == 0:
                 break

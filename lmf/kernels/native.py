@@ -62,6 +62,18 @@ class Layer(ctypes.Structure):
     ]
 
 
+class Convolution(ctypes.Structure):
+    """Mirrors ``struct Convolution`` of winograd.h."""
+
+    _fields_ = [
+        *((name, _int) for name in ("batch", "height", "width", "inputs", "outputs")),
+        *((name, _int) for name in ("x_stride", "y_stride", "skip_stride", "relu")),
+        *((name, _int) for name in ("weight_out", "weight_in", "weight_row", "weight_column")),
+        ("scale", ctypes.c_double),
+        *((name, _pointer) for name in ("x", "weight", "bias", "skip", "y")),
+    ]
+
+
 class Kept:
     """Keeps tensors alive whose addresses the library has received."""
 
@@ -83,7 +95,8 @@ _STRUCTS: tuple[type[ctypes.Structure], ...] = (
     Region,
     Taps,
     Layer,
-)  # in the order of struct_size in render.cpp
+    Convolution,
+)  # in the order of struct_size in render.cpp, then convolution_size
 _CALL: dict[str, list[Any]] = {  # arguments after the Problem
     "points": [_pointer, _int, _pointer],
     "points_backward": [_pointer, _int, _pointer],
@@ -101,7 +114,9 @@ def load(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     try:
         library.struct_size.argtypes, library.struct_size.restype = [_int], _int
-        sizes, own = [library.struct_size(i) for i in range(len(_STRUCTS))], [ctypes.sizeof(s) for s in _STRUCTS]
+        library.convolution_size.restype = library.register_bytes.restype = _int
+        sizes = [*map(library.struct_size, range(len(_STRUCTS) - 1)), library.convolution_size()]
+        own = [*map(ctypes.sizeof, _STRUCTS)]
         if sizes != own:
             raise OSError(f"{path}: its structs have {sizes} bytes instead of {own}")
         for name, arguments in _CALL.items():
@@ -112,6 +127,10 @@ def load(path: Path) -> ctypes.CDLL:
         taps, part = ctypes.POINTER(Taps), ctypes.POINTER(Region)
         library.enlarge_float.argtypes = [_pointer, _int, _int, _int, taps, taps, part, _pointer, _int]
         library.enlarge_float.restype = ctypes.c_char_p
+        convolution = ctypes.POINTER(Convolution)
+        library.convolutions.argtypes, library.convolutions.restype = [convolution, _int, _int], None
+        library.weight_gradient.argtypes = [convolution, _pointer, _pointer, _int]
+        library.weight_gradient.restype = None
     except AttributeError as error:
         raise OSError(f"{path}: {error}") from error
     return library

@@ -94,17 +94,19 @@ _LATENT = "Tensor modulation, Tensor code, Tensor extra"
 _WEIGHTS = "Tensor first, Tensor hidden, Tensor out, Tensor bias, Tensor out_bias, str encoding"
 
 
-def operator(schema: str) -> Callable[[Callable[..., Any]], Any]:
+def operator(schema: str, name: str | None = None) -> Callable[[Callable[..., Any]], Any]:
     """Decorate a function to become the operator ``lmf::NAME`` with this ``schema``, for all devices.
+
+    The function's own name is the default.
 
     Unlike ``torch.library.custom_op`` this does not import ``torch._dynamo`` at the first call, which takes seconds.
     """
 
     def register(function: Callable[..., Any]) -> Any:
-        name = f"lmf::{function.__name__}"
-        torch.library.define(name, schema, tags=torch.Tag.pt2_compliant_tag)
-        torch.library.impl(name, "default", function)
-        return getattr(torch.ops.lmf, function.__name__).default
+        short = name or function.__name__
+        torch.library.define(f"lmf::{short}", schema, tags=torch.Tag.pt2_compliant_tag)
+        torch.library.impl(f"lmf::{short}", "default", function)
+        return getattr(torch.ops.lmf, short).default
 
     return register
 

@@ -47,6 +47,17 @@ def test_every_combination_once(models):
     own = [(c.model, c.backend) for c in cases if (c.lr, c.scale) == ((8, 8), 3.5)]
     assert own == [("liif", "torch"), ("lm_liif", "fused"), ("lm_liif", "reference")]
     assert len(cases) == 3 * 4
+    several = runner.plan(models, [(4, 6)], [2], ["fused", "reference"], encoders=["winograd", "bf16"])
+    assert [(c.model, c.backend, c.encoder) for c in several] == [
+        *(("liif", "torch", encoder) for encoder in ("winograd", "bf16")),
+        *(("lm_liif", "fused", encoder) for encoder in ("winograd", "bf16")),
+        ("lm_liif", "reference", "torch"),
+    ]
+    rows = runner.count(models, several)
+    assert [row.encoder for row in rows] == [case.encoder for case in several]
+    assert [runner.label(row) for row in rows[2:]] == ["fused", "fused, bf16 encoder", "reference"]
+    with pytest.raises(ValueError, match="winograd, torch, bf16, got int8"):
+        runner.plan(models, [(4, 6)], [2], ["fused"], encoders=["int8"])
     with pytest.raises(ValueError, match="fused, reference, got cuda"):
         runner.plan(models, [(4, 6)], [2], ["cuda"])
 

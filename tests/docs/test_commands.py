@@ -42,6 +42,7 @@ NOT_RUN = {
     "lmf zoom *": "serves until it is stopped; tests/web and tests/app run it",
     "lmf task=zoom *": "serves until it is stopped; tests/app runs it",
     "docker *": "needs Docker; tests/web runs docs/hosting/app.py",
+    "python benchmarks/ratios.py*": "takes a minute; tests/benchmark runs it with a tiny model",
     "python benchmarks/cmsr.py*": "takes minutes; tests/benchmark runs it with small pictures",
     "python benchmarks/zoom.py*": "takes minutes; tests/web runs it with small pictures",
     "python benchmarks/startup.py": "tests/app runs it with one run",

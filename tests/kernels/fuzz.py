@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lmf import kernels
@@ -312,5 +313,37 @@ def wrong_enlarge(draw: Draw) -> None:
         enlarge(image, source, target, out, part)
 
 
-VALID = (scattered, gradients, axes, grids, enlarged, painted)
+def convolved(draw: Draw) -> None:
+    """Compare a convolution and its gradients with float64."""
+    batch, inputs, outputs, h, w = draw(0, 3), draw(8, 150), draw(8, 80), draw(1, 20), draw(1, 20)
+
+    def laid_out(t: Tensor) -> Tensor:
+        """Return ``t`` in some memory layout."""
+        kind = draw.of("plain", "last", "wide", "turned")
+        if kind == "wide":
+            more = draw.normal(t.shape[0], t.shape[1] + draw(1, 9), *t.shape[2:], dtype=t.dtype)
+            more = more.contiguous(memory_format=torch.channels_last)
+            more[:, : t.shape[1]] = t
+            return more[:, : t.shape[1]]
+        if kind == "turned":
+            return t.transpose(2, 3).contiguous().transpose(2, 3)
+        return t.contiguous(memory_format=torch.channels_last if kind == "last" else torch.contiguous_format)
+
+    x = laid_out(draw.normal(batch, inputs, h, w, dtype=torch.float32))
+    weight = laid_out(draw.normal(outputs, inputs, 3, 3, dtype=torch.float32, gain=(9 * inputs) ** -0.5))
+    bias = draw.normal(outputs, dtype=torch.float32) if draw.of(True, False) else None
+    skip = laid_out(draw.normal(batch, outputs, h, w, dtype=torch.float32))
+    grad, scale = laid_out(draw.normal(batch, outputs, h, w, dtype=torch.float32)), draw.of(1.0, 0.1)
+    leaves = [t.requires_grad_() for t in (x, weight, skip)]
+    doubles = [t.detach().double().requires_grad_() for t in leaves]
+    plain = F.conv2d(doubles[0], doubles[1], None if bias is None else bias.double(), padding=1)
+    expected = scale * plain + doubles[2]
+    fused = kernels.conv3x3(x, weight, bias, skip=skip, scale=scale)
+    wanted = (expected, *torch.autograd.grad(expected, doubles, grad.double()))
+    for got, exact in zip((fused, *torch.autograd.grad(fused, leaves, grad)), wanted, strict=True):
+        most = float(exact.detach().abs().max()) if exact.numel() else 0.0
+        torch.testing.assert_close(got.double(), exact, atol=1e-5 * max(1.0, most), rtol=0)
+
+
+VALID = (scattered, gradients, axes, grids, enlarged, painted, convolved)
 INVALID = (misfits, wrong_layers, wrong_enlarge)

@@ -43,11 +43,12 @@ def run(config: DictConfig) -> None:
     device, averaged = device_of(config), flags("self_ensemble", config.self_ensemble)
     timed, rated, training = (flag(f"task.{name}", task[name]) for name in ("time", "quality", "training"))
     scales, backends, precisions = (items(f"task.{name}", task[name]) for name in ("scales", "backends", "precisions"))
+    encoders = list(map(str, items("task.encoder_backends", task.encoder_backends)))
     models = {str(name): find(config, str(name)).to(device) for name in items("task.models", task.models)}
     sizes = [pair(size) for size in items("task.sizes", task.sizes)]
     sets = test_sets(config) if rated else []
     save_config(config, output)
-    cases = runner.plan(models, sizes, scales, backends, list(map(str, precisions)), averaged)
+    cases = runner.plan(models, sizes, scales, backends, list(map(str, precisions)), averaged, encoders)
     if timed:
         rows = runner.measure(
             models,

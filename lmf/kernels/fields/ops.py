@@ -45,7 +45,7 @@ _LATENTS = "Tensor latents, Tensor frequencies, Tensor decay, Tensor base"
 _AXES = "Tensor row, Tensor row_offset, Tensor column, Tensor column_offset"
 
 
-@torch.library.custom_op("lmf::field", mutates_args=(), schema=f"({_LATENTS}, Tensor index, Tensor offset) -> Tensor")
+@ops.operator(f"({_LATENTS}, Tensor index, Tensor offset) -> Tensor", "field")
 def render(latents: Tensor, frequencies: Tensor, decay: Tensor, base: Tensor, index: Tensor, offset: Tensor) -> Tensor:
     """Render scattered places; see `lmf.kernels.fields.render`."""
     check_latents(latents, frequencies, decay, base)
@@ -54,7 +54,7 @@ def render(latents: Tensor, frequencies: Tensor, decay: Tensor, base: Tensor, in
     return rgb
 
 
-@torch.library.custom_op("lmf::field_grid", mutates_args=(), schema=f"({_LATENTS}, {_AXES}) -> Tensor")
+@ops.operator(f"({_LATENTS}, {_AXES}) -> Tensor", "field_grid")
 def render_grid(latents: Tensor, frequencies: Tensor, decay: Tensor, base: Tensor, *axes: Tensor) -> Tensor:
     """Render a pixel grid; see `lmf.kernels.fields.render_grid`."""
     check_latents(latents, frequencies, decay, base)
@@ -63,23 +63,24 @@ def render_grid(latents: Tensor, frequencies: Tensor, decay: Tensor, base: Tenso
     return rgb
 
 
-@render.register_fake
-def _(latents: Tensor, frequencies: Tensor, decay: Tensor, base: Tensor, index: Tensor, offset: Tensor) -> Tensor:
+def _render_shape(
+    latents: Tensor, frequencies: Tensor, decay: Tensor, base: Tensor, index: Tensor, offset: Tensor
+) -> Tensor:
     check_latents(latents, frequencies, decay, base)
     check_places(latents, index, offset)
     return latents.new_empty(*index.shape, 3)
 
 
-@render_grid.register_fake
-def _(latents: Tensor, frequencies: Tensor, decay: Tensor, base: Tensor, *axes: Tensor) -> Tensor:
+def _render_grid_shape(latents: Tensor, frequencies: Tensor, decay: Tensor, base: Tensor, *axes: Tensor) -> Tensor:
     check_latents(latents, frequencies, decay, base)
     check_grid(latents, *axes)
     return latents.new_empty(len(latents), 3, len(axes[0]), len(axes[2]))
 
 
-for _op in (render, render_grid):
+for _op, _shape in ((render, _render_shape), (render_grid, _render_grid_shape)):
+    torch.library.register_fake(_op, _shape)
     for _device in ("cpu", "cuda"):
-        _op.register_autocast(_device, torch.float32)
+        torch.library.register_autocast(_op, _device, torch.float32)
 
 
 def _flops(places: int, frequencies: Any) -> int:
