@@ -147,7 +147,10 @@ def step(compose, photos):
     )
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "experiment",
+    [pytest.param(e, marks=pytest.mark.slow if e.endswith(("_rdn", "_swinir")) else ()) for e in EXPERIMENTS],
+)
 def test_one_step(step, tmp_path, experiment):
     config = step(f"experiment={experiment}", *TINY.get(experiment.rpartition("_")[2], []))
     pipeline.run(config)
