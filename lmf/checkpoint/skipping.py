@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
-_RANDOM = (Tensor.uniform_, Tensor.normal_, nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_)
+# Not the methods of tensors: whoever calls these may draw until the numbers suit, as nn.init.trunc_normal_ does.
+_RANDOM = (nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_)
 
 
 class WithoutRandomWeights(TorchFunctionMode):
-    """Leaves tensors unchanged that would be filled with random numbers, because weights from a file replace them."""
+    """Leaves tensors unchanged that layers would fill with random numbers, because weights from a file replace them."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

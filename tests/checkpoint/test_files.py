@@ -280,3 +280,21 @@ def test_files_take_precedence_over_names_of_pretrained_models(model, tmp_path, 
 )
 def test_short_names(source, name):
     assert checkpoint.short_name(source) == name
+
+
+def test_initialisation_that_rejects_numbers_ends(tmp_path, monkeypatch):
+    """Memory that was never written can hold numbers that `nn.init.trunc_normal_` would reject for ever."""
+    encoder = {"_target_": "lmf.encoders.SwinIR", "out_channels": 6, "embed": 6, "depths": [1], "heads": [1]}
+    config = {
+        "encoder": encoder,
+        "decoder": {"_target_": "lmf.decoders.MetaSR", "in_channels": 6},
+        "renderer": {"_target_": "lmf.renderers.Dense"},
+    }
+    model = checkpoint.build(config)
+    checkpoint.save(model, tmp_path / "swin.safetensors")
+    for name in ("empty", "empty_like"):
+        original = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *a, original=original, **k: original(*a, **k).fill_(1e9))
+    loaded = checkpoint.load(tmp_path / "swin.safetensors")
+    for key, value in loaded.state_dict().items():
+        torch.testing.assert_close(value, model.state_dict()[key])
