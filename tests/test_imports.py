@@ -32,7 +32,7 @@ ALLOWED = {
         "data", "decoders", "errors", "figures", "grid", "io", "kernels", "memory", "metrics", "model", "precision",
         "renderers",
     },
-    "inference": {"decoders", "encoders", "errors", "grid", "io", "memory", "model", "renderers"},
+    "inference": {"decoders", "encoders", "errors", "grid", "io", "kernels", "memory", "model", "renderers"},
     "export": {"checkpoint", "decoders", "errors", "grid", "io", "kernels", "model"},
     "calibration": {"data", "grid", "io", "kernels", "model", "renderers"},
     "comparison": {

@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
-from typing import NoReturn
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 
+import lmf
 from lmf.errors import UserError, one_line
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def logged_warnings() -> Iterator[None]:
+    """Log warnings of the package as one line each within the block; others are shown with their place as usual."""
+    show, package = warnings.showwarning, Path(lmf.__file__).parent
+
+    def shown(message: Warning | str, category: type[Warning], filename: str, *rest: Any, **options: Any) -> None:
+        if Path(filename).is_relative_to(package):
+            log.warning(" ".join(str(message).split()))
+        else:
+            show(message, category, filename, *rest, **options)
+
+    warnings.showwarning = shown
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
 
 
 def fail(message: str, status: int = 1) -> NoReturn:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import lmf
 from lmf import io
-from lmf.app.arguments import Parser, device, fail
+from lmf.app.arguments import Parser, device, fail, logged_warnings
 from lmf.checkpoint import find
 from lmf.errors import UserError, explain, needed
 from lmf.inference import files, planning, tiling
@@ -58,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     first = arguments[0] if arguments else "--help"
     try:
         if first in SUBCOMMANDS:
-            SUBCOMMANDS[first](arguments[1:])
+            with logged_warnings():
+                SUBCOMMANDS[first](arguments[1:])
         elif first in ("-h", "--help", "help"):
             print(HELP)
         elif first in ("-V", "--version"):

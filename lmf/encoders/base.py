@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
@@ -31,6 +32,11 @@ class Encoder(nn.Module):
     multiple: int = 1
     receptive_field: int | None = None
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "forward" in vars(cls) and "stages" not in vars(cls):
+            cls.stages = Encoder.stages  # type: ignore[method-assign]  # the inherited steps are those of another forward
+
     def __init__(self, out_channels: int) -> None:
         super().__init__()
         if out_channels < 1:
@@ -45,7 +51,8 @@ class Encoder(nn.Module):
         """Return the steps that `forward` consists of, the last of which returns the features.
 
         With them a picture is encoded strip by strip without an overlap of the whole receptive field
-        (`lmf.inference.lines`). They are empty if the encoder has none; pictures are then encoded in tiles.
+        (`lmf.inference.lines`). They are empty if the encoder has none; pictures are then encoded in tiles. A subclass
+        that overrides `forward` has none unless it defines them again.
         """
         return ()
 

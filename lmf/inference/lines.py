@@ -7,11 +7,12 @@ stages within the receptive field of the whole encoder.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from lmf import kernels
 from lmf.encoders.stages import IMAGE, Stage
 
 
@@ -23,10 +24,18 @@ class Lines:
         image: (B, 3, h, w) network input.
         step: lines of a strip.
         axis: 0 if lines are rows, 1 if they are columns.
+        convert: converts a part of the image to what the encoder receives, see `Decoder.encoder_input`.
     """
 
-    def __init__(self, stages: Sequence[Stage], image: Tensor, step: int, axis: int = 0) -> None:
-        self._stages, self._image, self._dim = stages, image, 2 + axis
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        image: Tensor,
+        step: int,
+        axis: int = 0,
+        convert: Callable[[Tensor], Tensor] = torch.positive,
+    ) -> None:
+        self._stages, self._image, self._dim, self._convert = stages, image, 2 + axis, convert
         self._total = image.shape[self._dim]
         self._strips = schedule(stages, self._total, step)
         self._maps, self._done = [Map(self._dim) for _ in stages], [0] * len(stages)
@@ -34,10 +43,12 @@ class Lines:
     def read(self, start: int, stop: int) -> Tensor:
         """Return lines ``start .. stop - 1`` of the features. Lines before ``start`` cannot be read any more."""
         features = self._maps[-1]
-        while features.end < stop:
-            self._advance()
+        with kernels.reduced(self._image) as half:
+            while features.end < stop:
+                self._advance()
         features.drop(start)
-        return features.read(start, stop)
+        lines = features.read(start, stop)
+        return lines.float() if half else lines
 
     def _advance(self) -> None:
         """Compute one more strip of every stage that has enough lines of its inputs."""
@@ -54,7 +65,7 @@ class Lines:
     def _read(self, source: int, start: int, stop: int) -> Tensor:
         if source != IMAGE:
             return self._maps[source].read(start, stop)
-        part = self._image.narrow(self._dim, start, stop - start)
+        part = self._convert(self._image.narrow(self._dim, start, stop - start))
         return torch.empty_like(part, memory_format=torch.channels_last).copy_(part)  # see `SRModel.features`
 
     def _forget(self, source: int) -> None:

@@ -157,7 +157,8 @@ def reader(
     step = 0 if feat is not None else strip_lines(model, (span[1] - span[0], image.shape[3 - axis]), tile)
     if step:
         low, high = widened(model, span, image.shape[2 + axis])
-        lines = Lines(model.encoder.stages(), image.narrow(2 + axis, low, high - low), step, axis)
+        part = image.narrow(2 + axis, low, high - low)
+        lines = Lines(model.encoder.stages(), part, step, axis, model.decoder.encoder_input)
         return lambda a, b: lines.read(a - low, b - low)
     whole = features(model, image, axis, span, tile) if feat is None else feat
     return lambda a, b: whole.narrow(2 + axis, a - span[0], b - a)

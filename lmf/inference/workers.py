@@ -17,6 +17,7 @@ import torch
 from torch import multiprocessing
 
 from lmf.inference import files
+from lmf.kernels import choice
 from lmf.model import SRModel
 
 log = logging.getLogger(__name__)
@@ -52,8 +53,9 @@ def run(
 ) -> int:
     """Enlarge each (input, output) of ``jobs`` in one process per device; log the pictures that fail and continue.
 
-    Every process takes the next picture when it has finished one. If a process dies, its picture counts as failed and
-    the others continue. Complete pictures stay.
+    Every process takes the next picture when it has finished one, and computes encoders as this one does
+    (`lmf.kernels.encoder`). If a process dies, its picture counts as failed and the others continue. Complete pictures
+    stay.
 
     Args:
         model: the model, on the CPU.
@@ -74,7 +76,7 @@ def run(
         try:
             for number, device in enumerate(devices[: len(jobs)]):
                 ours, theirs = context.Pipe()
-                arguments = (theirs, model, device, threads, autocast, options)
+                arguments = (theirs, model, device, threads, autocast, choice.allowed(), options)
                 process = context.Process(target=serve, args=arguments, name=f"worker {number}", daemon=True)
                 process.start()
                 theirs.close()
@@ -124,6 +126,7 @@ def serve(
     device: torch.device,
     threads: int,
     autocast: Callable[[], AbstractContextManager[Any]],
+    encoders: tuple[str, ...],
     options: dict[str, Any],
 ) -> None:
     """Enlarge the pictures that arrive in ``pipe`` until None arrives or the other process ends."""
@@ -135,7 +138,7 @@ def serve(
     if device.type == "cuda":
         torch.cuda.set_device(device)
     model.to(device)
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+    with choice.encoder(*encoders), suppress(EOFError, BrokenPipeError, ConnectionResetError):
         pipe.send(0)
         while (job := pipe.recv()) is not None:
             pipe.send(files.run(model, [job], autocast=autocast, alone=False, **options))

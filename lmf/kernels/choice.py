@@ -55,6 +55,11 @@ def encoder(*names: str) -> Iterator[None]:
         _allowed = before
 
 
+def allowed() -> tuple[str, ...]:
+    """Return the names that were chosen by `encoder`, for the same choice in another process."""
+    return _allowed
+
+
 def current() -> str:
     """Return the implementation in use, one of `ENCODERS`."""
     return _allowed[0] if len(_allowed) == 1 else fastest(_allowed, torch.get_num_threads())

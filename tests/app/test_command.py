@@ -155,6 +155,20 @@ def test_defaults_are_the_same_everywhere():
     assert options["precision"] == yaml.safe_load((ROOT / "conf/config.yaml").read_text())["precision"]
 
 
+@pytest.mark.parametrize("cache", ["empty", "no folder/cache"])
+def test_without_a_compiler_one_line_says_so(pictures, tmp_path, cache):
+    """An empty folder of kernels and no compiler, or one that cannot be written."""
+    (tmp_path / "no folder").touch()
+    environment = {**os.environ, "LMF_CACHE": str(tmp_path / cache), "PYTHONPATH": str(ROOT)}
+    if cache == "empty":
+        environment |= {"CXX": "no-such-compiler"}
+    command = [sys.executable, "-m", "lmf", "upscale", "photo (1).png", "--scale=2", "--output=large.png"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    warned = [line for line in done.stderr.splitlines() if not line.startswith("INFO: ")]
+    assert len(warned) == 1
+    assert warned[0].startswith("WARNING: rendering and convolutions fall back to plain torch")
+
+
 def test_a_bug_keeps_its_traceback(pictures, monkeypatch):
     monkeypatch.setattr(files, "run", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):

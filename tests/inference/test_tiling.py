@@ -10,7 +10,7 @@ import tifffile
 import torch
 from PIL import Image
 
-from lmf import SRModel, decoders, encoders, io
+from lmf import SRModel, decoders, encoders, io, kernels
 from lmf.app import pipeline
 from lmf.checkpoint import save
 from lmf.grid import Grid, Strip, axis
@@ -78,6 +78,28 @@ def test_as_whole_for_every_encoder(encoder, scale):
     """55 rows are padded to 56 for SwinIR, and tiles begin at its windows."""
     size = (round(55 * scale), round(26 * scale))
     assert largest_difference(build(encoder=encoder), picture(55, 26), size, tile=13) < 2e-5
+
+
+def test_strips_in_bfloat16():
+    """Strips compute in the precision that was chosen for the encoder, as a whole picture does."""
+    model, lr, size = build(), picture(45, 19), (90, 38)
+    with torch.inference_mode(), kernels.encoder("bf16"):
+        bands, whole = torch.cat(list(tiling.bands(model, lr, size, 12)), dim=2), model.render(lr, size)
+    with torch.inference_mode():
+        exact = model.render(lr, size)
+    assert bands.dtype == torch.float32
+    assert (bands - whole).abs().max() < 2e-5 < 1e-4 < (bands - exact).abs().max()
+
+
+def test_an_encoder_with_another_forward():
+    """It does not inherit the stages of the one that it derives from."""
+
+    class Louder(encoders.EDSR):
+        def forward(self, image):
+            return 3 * super().forward(image)
+
+    model = SRModel(Louder(8, 2), TINY["lm_liif"]()).eval()
+    assert largest_difference(model, picture(45, 19), (90, 38), tile=12) < 2e-5
 
 
 def test_at_high_scales_and_in_batches():

@@ -4,12 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import lmf
+from lmf import kernels
 from lmf.decoders import Bicubic
 from lmf.encoders import Identity
 from lmf.inference import files, planning, workers
@@ -70,6 +74,19 @@ def test_without_workers_left_the_rest_counts_as_failed(tmp_path, mortal, caplog
     done = len(jobs) - workers.run(mortal, jobs, [CPU, CPU], scale=2)
     assert len(list((tmp_path / "out").glob("*_x2.png"))) == done
     assert "2 of 4 pictures were not started" in caplog.text
+
+
+@pytest.mark.ddp
+def test_workers_compute_encoders_as_chosen(tmp_path):
+    source = Path(photos(tmp_path / "in", [40, 41]))
+    model = lmf.load("lm_liif_edsr")
+    with kernels.encoder("bf16"):
+        for name, run in (("one", files.run), ("two", partial(workers.run, devices=[CPU, CPU]))):
+            run(model, [(source / f"{i}.png", tmp_path / name / f"{i}.png") for i in range(2)], scale=2)
+    files.run(model, [(source / "0.png", tmp_path / "exact.png")], scale=2)
+    pixels = {name: np.asarray(Image.open(tmp_path / name)) for name in ("one/0.png", "two/0.png", "exact.png")}
+    assert np.array_equal(pixels["one/0.png"], pixels["two/0.png"])
+    assert not np.array_equal(pixels["one/0.png"], pixels["exact.png"])
 
 
 @pytest.mark.ddp
