@@ -1,15 +1,16 @@
 """Threads that work in the background and end before Python does.
 
 A thread that is inside a library when the interpreter is torn down aborts the process. So these are asked to stop when
-the process ends, however it ends, and are waited for.
+the process ends, however it ends, and are waited for. That happens before executors of `concurrent.futures`, which they
+may use, refuse work; functions of `atexit` run after that.
 """
 
 from __future__ import annotations
 
-import atexit
 import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures import thread as _executors  # noqa: F401, its end is registered first and so comes last
 from typing import Any
 
 _threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
@@ -29,8 +30,10 @@ def ending() -> bool:
     return _ending.is_set()
 
 
-@atexit.register
 def _end() -> None:
     _ending.set()
     for thread in list(_threads):
         thread.join()
+
+
+threading._register_atexit(_end)  # type: ignore[attr-defined]

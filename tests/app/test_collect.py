@@ -35,7 +35,8 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def test_one_table_of_what_there_is(tmp_path, capsys):
+def test_one_table_of_what_there_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # so that no cell is wrapped, however long the path
     for number, threshold in enumerate(("1e-5", "1e-4")):
         job(tmp_path, number, [f"renderer.mse_threshold={threshold}", "scale=8", "task=test"],
             rows=[cmsr(8.0, 0.3 - 0.1 * number, 25.9)])  # fmt: skip
