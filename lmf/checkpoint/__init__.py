@@ -1,17 +1,15 @@
 """Loads and saves models, including published checkpoints of other projects."""
 
 from lmf.checkpoint.average import average
+from lmf.checkpoint.building import PARTS, build, options
 from lmf.checkpoint.descriptor import ModelDescriptor, SizeRequirements, load_descriptor
 from lmf.checkpoint.files import (
     FORMAT,
-    PARTS,
     SOURCES,
-    build,
     find,
     from_authors,
     list_models,
     load,
-    options,
     read_card,
     save,
     short_name,

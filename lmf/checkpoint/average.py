@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lmf.checkpoint.files import build, options
+from lmf.checkpoint.building import build, options
 from lmf.errors import UserError
 from lmf.model import SRModel
 

@@ -1,6 +1,6 @@
 """Thera: Aliasing-Free Arbitrary-Scale Super-Resolution with Neural Heat Fields (Becker et al., 2023).
 
-A hypernetwork gives each LR pixel a field of its own: a sum of sine waves, which is evaluated inside this pixel only.
+A hypernetwork computes a separate field for each LR pixel, a sum of sine waves that is evaluated inside the pixel only.
 All fields share their frequencies. Diffusion over a time that depends on the scale damps each wave by its frequency, so
 that a picture contains no detail finer than its pixels.
 """
